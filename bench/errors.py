@@ -1,0 +1,56 @@
+"""What a user can be told, and what the command then exits with.
+
+Every `BenchError` is one line: what was given, what is allowed, what to do next. A traceback means our own mistake.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """0 fine, 1 regression, 2 usage, 3 environment, 4 workload, 5 inconclusive, 124 timeout, 130/143 interrupted."""
+
+    OK = 0
+    REGRESSION = 1
+    USAGE = 2
+    ENVIRONMENT = 3
+    WORKLOAD = 4
+    INCONCLUSIVE = 5
+    TIMEOUT = 124
+    SIGINT = 130
+    SIGTERM = 143
+
+
+class BenchError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+    exit_code = ExitCode.WORKLOAD
+
+
+class UsageError(BenchError):
+    """A flag, a file or a variable asks for what cannot be done."""
+
+    exit_code = ExitCode.USAGE
+
+
+class EnvironmentFault(BenchError):
+    """This machine, its libraries or its network lack what the run needs."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class WorkloadError(BenchError):
+    """The training itself went wrong: a loss that is no number, replicas that differ."""
+
+    exit_code = ExitCode.WORKLOAD
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not in a table: lists the table and suggests the nearest."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"unknown {what} {name!r}.{hint} Valid: {', '.join(known)}")

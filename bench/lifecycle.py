@@ -1,0 +1,54 @@
+"""The start and the end of a run, as the one process that answers for it writes them: the launcher, or rank 0."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+from bench import output, provenance
+from bench.errors import ExitCode
+from bench.plan import Plan
+from bench.record import Ending, conclude
+from bench.summary import summarise
+from bench.telemetry import Gpus
+from results.store import Shard, ShardContent, Store
+
+RUN_ID = "TRAINSCALE_RUN_ID"
+"""Variable in which the local launcher tells its workers the run's id."""
+
+
+def new_run_id(started_at: datetime) -> str:
+    """Unique, and sorts by time."""
+    return f"{started_at:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+def describe_run(shard: Shard, plan: Plan, started_at: datetime, env: Mapping[str, str], gpus: Gpus) -> None:
+    """Writes what is known of the run before it starts, from the process that will conclude it."""
+    fields, reasons = provenance.of_host(env, gpus)
+    if plan.strategy.requested_all_reduce is None:
+        reasons["requested_all_reduce"] = f"strategy {plan.strategy.name!r} exchanges no gradients"
+    for column in ("gpu_mem_used_bytes", "gpu_peak_mem_used_bytes", "energy_j"):
+        if gpus.unavailable:
+            reasons[column] = gpus.unavailable
+    shard.update_run(
+        **plan.run_fields(), started_at=started_at.timestamp(), provenance=fields, null_reasons=reasons
+    )
+
+
+def finish(store: Store, run_id: str, shards: list[ShardContent], ending: Ending, *, as_json: bool) -> int:
+    """Turns the shards of an ended run into its rows, says how it went, and returns the run's exit code.
+
+    A run that could not start (exit 2 or 3) leaves nothing behind.
+    """
+    tables = conclude(run_id, shards, ending, datetime.now(timezone.utc))
+    run_row = tables["runs"][0]
+    if run_row["exit_code"] in (ExitCode.USAGE, ExitCode.ENVIRONMENT):
+        store.discard(run_id)
+    else:
+        store.commit(run_id, run_row["started_at"], tables)
+    if run_row["status"] != "ok":
+        rank, phase = run_row["failed_rank"], run_row["failed_phase"]
+        output.complain(f"rank {rank} in {phase}: {run_row['error']}" if rank is not None else run_row["error"])
+    output.print_summary(summarise(tables), as_json=as_json)
+    return int(run_row["exit_code"])

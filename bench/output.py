@@ -1,0 +1,64 @@
+"""The lines that people and existing tools read: Horovod's benchmark, ReFrame's check of it, tf_cnn_benchmarks, MLPerf.
+
+Only rank 0, or the launcher for it, prints them. Their form is fixed: tools match them with regular expressions.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from bench.plan import Plan
+
+
+def print_header(plan: Plan) -> None:
+    """What is about to be timed."""
+    kind = plan.strategy.resources.device_kind.upper()
+    _say(f"Model: {plan.config.workload.model}")
+    _say(f"Batch size: {plan.batch_per_device}")
+    _say(f"Number of {kind}s: {plan.num_devices}")
+    _say(f"Strategy: {plan.strategy.name}, {plan.strategy.cluster.size} process(es), by {plan.strategy.cluster.source}")
+
+
+def print_iter(plan: Plan, row: dict[str, Any], timed_index: int) -> None:
+    """One timed iteration, as rank 0 saw it."""
+    rate = row["num_batches"] * plan.batch_per_device / row["duration_s"]
+    _say(f"Iter #{timed_index}: {rate:.1f} img/sec per {plan.strategy.resources.device_kind.upper()}")
+
+
+def print_summary(summary: dict[str, Any], *, as_json: bool) -> None:
+    """The run's figures; with `as_json` the machine-readable line comes last."""
+    if summary["status"] == "ok":
+        kind, devices = summary["device_kind"].upper(), summary["num_devices"]
+        rate, spread = summary["images_per_s"], summary["images_per_s_spread"]
+        _say(f"Img/sec per {kind}: {rate / devices:.1f} +-{spread / devices:.1f}")
+        _say(f"Total img/sec on {devices} {kind}(s): {rate:.1f} +-{spread:.1f}")
+        _say(mllog("throughput", rate, {"unit": "images/s", "run_id": summary["run_id"]}))
+        _say(mllog("step_time_p50", summary["step_time_p50_s"], {"unit": "s", "run_id": summary["run_id"]}))
+        _say(f"total images/sec: {rate:.2f}")
+    if as_json:
+        _say(json.dumps(summary))
+
+
+def complain(line: str) -> None:
+    """One line for people, on standard error."""
+    print(f"bench.run: {line}", file=sys.stderr, flush=True)
+
+
+def mllog(key: str, value: Any, metadata: dict[str, Any]) -> str:
+    """A line in the form of MLPerf's log. The form only: no compliance is claimed."""
+    body = {
+        "namespace": "trainscale",
+        "time_ms": int(time.time() * 1000),
+        "event_type": "POINT_IN_TIME",
+        "key": key,
+        "value": value,
+        "metadata": metadata,
+    }
+    return f":::MLLOG {json.dumps(body)}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,113 @@
+"""From configuration, cluster and machine to what will be run. Nothing is allocated and no framework is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bench.config import MachineConfig, RunConfig
+from bench.errors import EnvironmentFault, UsageError
+from bench.measure import Schedule
+from bench.workloads import check as check_workload
+from jobs.cluster import ClusterEnv
+from results.schema import SCHEMA_VERSION
+from strategies import load
+from strategies.base import Resources, Strategy
+
+DEFAULT_BATCH_SIZE = 64
+"""Images a device and step where neither batch flag is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One process's view of a run; all but `strategy.cluster.rank` is the same on every rank."""
+
+    config: RunConfig
+    strategy: Strategy
+    schedule: Schedule
+    batch_per_device: int
+    global_batch: int
+    num_devices: int
+    num_cores: int
+    """CPU cores of each process."""
+
+    def run_fields(self) -> dict[str, Any]:
+        """What is known of the row of `runs` before anything has started."""
+        config, strategy = self.config, self.strategy
+        default_label = f"{strategy.name} {config.workload.model} x{self.num_devices}"
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "experiment": config.output.experiment,
+            "label": config.output.label or default_label,
+            "strategy": strategy.name,
+            "synchronous": strategy.synchronous,
+            "requested_all_reduce": strategy.requested_all_reduce,
+            "model": config.workload.model,
+            "dataset": config.workload.dataset,
+            "batch_per_device": self.batch_per_device,
+            "global_batch": self.global_batch,
+            "num_warmup_batches": self.schedule.num_warmup_batches,
+            "num_batches_per_iter": self.schedule.num_batches_per_iter,
+            "num_iters": self.schedule.num_iters,
+            "precision": "fp32",
+            "xla": False,
+            "num_nodes": strategy.cluster.num_nodes,
+            "num_processes": strategy.cluster.size,
+            "num_ps": 0,
+            "num_devices": self.num_devices,
+            "device_kind": strategy.resources.device_kind,
+            "cores_per_device": self.num_cores / strategy.local_replicas,
+            "scaling": "strong" if config.workload.global_batch_size else "weak",
+            "telemetry_period_s": config.measure.telemetry_period,
+            "config": config.as_dict(),
+        }
+
+
+def resources_of(machine: MachineConfig, *, num_gpus: int, num_cores: int, why_no_gpu: str | None) -> Resources:
+    """What one process may use, of `num_gpus` GPUs and `num_cores` cores. Raises EnvironmentFault without the GPU
+    that --device gpu wants."""
+    if machine.device == "gpu" and not num_gpus:
+        raise EnvironmentFault(f"--device gpu, but there is none for this process ({why_no_gpu}): use --device cpu")
+    use_gpu = machine.device != "cpu" and num_gpus > 0
+    if machine.gpu_memory_mib and not use_gpu:
+        raise UsageError("--gpu-memory-mib cuts GPUs into logical ones, but this run uses the CPU: leave it out")
+    return Resources(
+        device_kind="gpu" if use_gpu else "cpu",
+        num_gpus=num_gpus if use_gpu else 0,
+        devices=machine.devices_per_worker,
+        gpu_memory_mib=machine.gpu_memory_mib,
+        intra_op_threads=machine.intra_op_threads or num_cores,
+        inter_op_threads=machine.inter_op_threads or num_cores,
+    )
+
+
+def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) -> Strategy:
+    """The strategy in its place, checked. Raises UsageError for names and combinations that cannot run."""
+    strategy = load(config.workload.strategy)(cluster, resources)
+    strategy.check()
+    check_workload(config.workload.model, config.workload.dataset, config.workload.data_dir)
+    return strategy
+
+
+def resolve(config: RunConfig, strategy: Strategy, num_cores: int) -> Plan:
+    """Batch sizes and schedule. Raises UsageError for a global batch that the devices cannot share evenly."""
+    num_devices = strategy.shard().total
+    wanted = config.workload.global_batch_size
+    if wanted is not None and wanted % num_devices:
+        below = wanted - wanted % num_devices
+        near = f"{below} or {below + num_devices}" if below else str(num_devices)
+        raise UsageError(f"--global-batch-size {wanted} cannot be shared evenly by {num_devices} devices: use {near}")
+    batch = wanted // num_devices if wanted else config.workload.batch_size or DEFAULT_BATCH_SIZE
+    return Plan(
+        config=config,
+        strategy=strategy,
+        schedule=Schedule(
+            num_warmup_batches=config.measure.num_warmup_batches,
+            num_batches_per_iter=config.measure.num_batches_per_iter,
+            num_iters=config.measure.num_iters,
+        ),
+        batch_per_device=batch,
+        global_batch=batch * num_devices,
+        num_devices=num_devices,
+        num_cores=num_cores,
+    )

@@ -1,0 +1,154 @@
+"""What ran where: versions, commit, machine, environment. Never a variable outside the allow-list."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import __version__
+from bench.telemetry import Gpus
+
+_ALLOWED = re.compile(r"(TF|NCCL|HOROVOD|OMP|SLURM)_\w+|CUDA_VISIBLE_DEVICES")
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|KEY|JWT|CREDENTIAL", re.IGNORECASE)
+_NO_LIMIT = 1 << 60
+"""cgroup v1 writes "no limit" as a huge number."""
+
+
+def allowed_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are recorded: those on the allow-list whose names don't speak of secrets."""
+    return {name: env[name] for name in sorted(env) if _ALLOWED.fullmatch(name) and not _SECRET.search(name)}
+
+
+def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[str, str]]:
+    """Provenance that needs no framework, and why what is missing is missing: (fields, column -> reason)."""
+    commit, dirty, no_git = git_state(Path(__file__).parent)
+    cpu_limit, memory_limit = cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    topology = _output(["nvidia-smi", "topo", "-m"])
+    fields = {
+        "trainscale_version": __version__,
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "python_version": platform.python_version(),
+        "driver_version": gpus.driver_version(),
+        "nccl_version": _version("nvidia-nccl-cu12") or _version("nvidia-nccl-cu13"),
+        "mpi_library": _version("mpi4py"),
+        "horovod_version": _version("horovod"),
+        "hostname": socket.gethostname(),
+        "kernel": platform.release(),
+        "os": _os_name(),
+        "cpu_model": cpu_model(Path("/proc/cpuinfo")),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": psutil.virtual_memory().total,
+        "cgroup_cpu_limit": cpu_limit,
+        "cgroup_memory_limit_bytes": memory_limit,
+        "gpus": gpus.describe(),
+        "topology": topology,
+        "environment": allowed_environment(env),
+    }
+    why = {
+        "git_commit": no_git,
+        "git_dirty": no_git,
+        "driver_version": gpus.unavailable,
+        "topology": "no nvidia-smi on PATH",
+        "nccl_version": "no NCCL package is installed",
+        "mpi_library": "mpi4py is not installed",
+        "horovod_version": "Horovod is not installed",
+        "cgroup_cpu_limit": "no limit is set",
+        "cgroup_memory_limit_bytes": "no limit is set",
+    }
+    reasons = {f"provenance.{name}": reason for name, reason in why.items() if fields[name] is None and reason}
+    return fields, reasons
+
+
+def of_frameworks() -> tuple[dict[str, Any], dict[str, str]]:
+    """Provenance of the loaded frameworks: (fields, column -> reason)."""
+    import keras
+    import numpy
+    import tensorflow as tf
+
+    build = tf.sysconfig.get_build_info()
+    fields = {
+        "tensorflow_version": tf.version.VERSION,
+        "tensorflow_git_version": tf.version.GIT_VERSION,
+        "keras_version": keras.__version__,
+        "numpy_version": numpy.__version__,
+        "cuda_version": build.get("cuda_version"),
+        "cudnn_version": build.get("cudnn_version"),
+    }
+    reason = "TensorFlow was built without CUDA"
+    return fields, {f"provenance.{name}": reason for name, value in fields.items() if value is None}
+
+
+def git_state(folder: Path) -> tuple[str | None, bool | None, str | None]:
+    """(commit, has changes, why both are None) of the checkout that holds `folder`."""
+    commit = _output(["git", "-C", str(folder), "rev-parse", "HEAD"])
+    if commit is None:
+        return None, None, "the code is not in a git checkout with a commit, or git is missing"
+    changes = _output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
+    return commit, None if changes is None else bool(changes), None
+
+
+def cgroup_limits(membership: Path, root: Path) -> tuple[float | None, int | None]:
+    """(cores, bytes) this process's control group may use, each None when unlimited. Version 2, then version 1."""
+    v2 = next((line.partition("::")[2] for line in _lines(membership) if line.startswith("0::")), "/")
+    group = root / v2.lstrip("/")
+    quota, _, period = _text(group / "cpu.max").partition(" ")
+    memory = _text(group / "memory.max")
+    if not quota and not memory:
+        quota = _text(root / "cpu" / "cpu.cfs_quota_us")
+        period = _text(root / "cpu" / "cpu.cfs_period_us")
+        memory = _text(root / "memory" / "memory.limit_in_bytes")
+    cores = int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
+    limit = int(memory) if memory.isdigit() and int(memory) < _NO_LIMIT else None
+    return cores, limit
+
+
+def cpu_model(cpuinfo: Path) -> str | None:
+    """The model name of the first processor."""
+    names = (line.partition(":")[2].strip() for line in _lines(cpuinfo) if line.startswith("model name"))
+    return next(names, None) or platform.processor() or None
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _output(command: list[str]) -> str | None:
+    if not shutil.which(command[0]):
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _lines(path: Path) -> list[str]:
+    return _text(path).splitlines()

@@ -1,0 +1,54 @@
+"""What a rank says of itself, phase by phase."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.measure import NanosecondClock
+from bench.record import rank_shard
+from results.store import Shard, Store
+
+_UNTIMED = ("start", "finish")
+
+
+class RankLog:
+    """The fields of one row of `ranks`: kept here, and in the rank's shard as soon as the run's id is known."""
+
+    def __init__(self, clock: NanosecondClock, process_start_s: float) -> None:
+        self.fields: dict[str, Any] = {}
+        self.phase = "start"
+        self._clock = clock
+        self._start_ns = self._phase_ns = round(process_start_s * 1e9)
+        self._shard: Shard | None = None
+
+    @property
+    def shard(self) -> Shard:
+        assert self._shard is not None, "the run's id is not agreed yet"
+        return self._shard
+
+    def open(self, store: Store, run_id: str, rank: int) -> None:
+        if self._shard is None:
+            self._shard = store.open_shard(run_id, rank_shard(rank))
+            self._shard.update_rank(**self.fields)
+
+    def note(self, **fields: Any) -> None:
+        self.fields.update(fields)
+        if self._shard is not None:
+            self._shard.update_rank(**fields)
+
+    def enter(self, phase: str) -> None:
+        """Ends one phase and begins another; the ended phase's time is noted."""
+        now = self._clock.now_ns()
+        ended = {f"{self.phase}_s": (now - self._phase_ns) / 1e9} if self.phase not in _UNTIMED else {}
+        if self.phase != "start":
+            self._phase_ns = now
+        self.phase = phase
+        self.note(phase=phase, **ended)
+
+    def timing_begins(self) -> None:
+        self.enter("timed")
+        self.note(startup_time_s=(self._phase_ns - self._start_ns) / 1e9)
+
+    def close(self) -> None:
+        if self._shard is not None:
+            self._shard.close()

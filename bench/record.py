@@ -1,0 +1,157 @@
+"""From what the processes left behind to the rows of a run: pure, so every ending can be tested."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from bench.errors import ExitCode
+from results.schema import comparability_key
+from results.store import ShardContent, join
+
+Tables = dict[str, list[dict[str, Any]]]
+
+RUN_SHARD = "run"
+"""Name of the shard that belongs to no rank: what the launcher knows."""
+
+
+def rank_shard(rank: int) -> str:
+    """Name of a rank's shard."""
+    return f"rank-{rank:05d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How the processes ended, as far as the one who watched can tell."""
+
+    exit_codes: Mapping[int, int] = field(default_factory=dict)
+    """Rank -> exit code, negative for a signal; without a watcher empty."""
+    first_failed: int | None = None
+    """The rank that failed before any was told to stop."""
+    timeout_s: float | None = None
+    """The bound that passed."""
+    signum: int | None = None
+    """The signal that asked the whole run to stop."""
+    last_words: Mapping[int, str] = field(default_factory=dict)
+    """Rank -> the end of what it wrote to standard error."""
+
+
+def conclude(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_at: datetime) -> Tables:
+    """The four tables of a run, whatever became of it. `shards` as `results.store.Store.read_shards` gives them."""
+    run: dict[str, Any] = {"null_reasons": {}, "provenance": {}}
+    for shard in shards:
+        join(run, shard.run)
+    by_rank = {shard.rank["rank"]: shard for shard in shards if "rank" in shard.rank}
+    ranks = [
+        _rank_row(run_id, rank, by_rank[rank].rank if rank in by_rank else {}, ending)
+        for rank in range(int(run.get("num_processes", len(by_rank))))
+    ]
+    iters, telemetry = _rows(run_id, by_rank, "iters"), _rows(run_id, by_rank, "telemetry")
+    for row in ranks:
+        row["gpu_peak_mem_used_bytes"] = _gpu_peak(row, iters, telemetry)
+    run.update(
+        run_id=run_id,
+        ended_at=ended_at,
+        started_at=datetime.fromtimestamp(run["started_at"], timezone.utc),
+        config=json.dumps(run["config"], sort_keys=True),
+        device_name=_device_name(run),
+        **_verdict(run, ranks, ending),
+    )
+    run["comparability_key"] = comparability_key(run)
+    return {"runs": [run], "ranks": ranks, "iters": iters, "telemetry": telemetry}
+
+
+def _rank_row(run_id: str, rank: int, said: Mapping[str, Any], ending: Ending) -> dict[str, Any]:
+    row = {"run_id": run_id, "rank": rank, **said}
+    code = ending.exit_codes.get(rank)
+    if code is not None:
+        row["exit_code"] = code if code >= 0 else 128 - code
+    if "status" not in row:
+        row["status"] = "lost"
+        row["error"] = _how_lost(code, ending.last_words.get(rank))
+    return row
+
+
+def _how_lost(code: int | None, last_words: str | None) -> str:
+    if code is None:
+        return "left no word: killed, or its results directory is not the one that rank 0 reads"
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if code == -signal.SIGKILL:
+        how += " (the kernel does so when memory runs out)"
+    return f"{how}; its last line: {last_words}" if last_words else how
+
+
+def _rows(run_id: str, by_rank: Mapping[int, ShardContent], table: str) -> list[dict[str, Any]]:
+    """All ranks' rows of a table, with their times on rank 0's clock."""
+    time_column = {"iters": "t_start_ns", "telemetry": "t_ns"}[table]
+    return [
+        {"run_id": run_id, "rank": rank, **row, time_column: row[time_column] - shard.rank.get("clock_offset_ns", 0)}
+        for rank, shard in sorted(by_rank.items())
+        for row in getattr(shard, table)
+    ]
+
+
+def _gpu_peak(rank_row: Mapping[str, Any], iters: list[dict[str, Any]], telemetry: list[dict[str, Any]]) -> int | None:
+    rank = rank_row["rank"]
+    timed = [row for row in iters if row["rank"] == rank and not row["warmup"]]
+    if not timed:
+        return None
+    start = timed[0]["t_start_ns"]
+    end = timed[-1]["t_start_ns"] + round(timed[-1]["duration_s"] * 1e9)
+    used = (
+        row.get("gpu_mem_used_bytes") for row in telemetry if row["rank"] == rank and start <= row["t_ns"] <= end
+    )
+    return max((value for value in used if value is not None), default=None)
+
+
+def _device_name(run: Mapping[str, Any]) -> str | None:
+    provenance = run["provenance"]
+    if run["device_kind"] == "gpu":
+        names = sorted({gpu["name"] for gpu in provenance.get("gpus", []) if gpu["name"]})
+        return ", ".join(names) or None
+    name: str | None = provenance.get("cpu_model")
+    return name
+
+
+def _verdict(run: Mapping[str, Any], ranks: list[dict[str, Any]], ending: Ending) -> dict[str, Any]:
+    """status, exit_code, error, failed_rank and failed_phase of the run."""
+    if ending.signum is not None:
+        name = signal.Signals(ending.signum).name
+        return _outcome("interrupted", 128 + ending.signum, f"stopped by {name}")
+    if ending.timeout_s is not None:
+        late = [row for row in ranks if row["status"] != "ok"]
+        where = ", ".join(f"rank {row['rank']} in {row.get('phase', 'start')}" for row in late)
+        error = f"not finished after {ending.timeout_s:g} s ({where}): raise --timeout, or look at what it waits for"
+        return _outcome("timeout", ExitCode.TIMEOUT, error, late[0] if late else None)
+    bad = next((row for row in ranks if row["rank"] == ending.first_failed and row["status"] != "ok"), None)
+    bad = bad or next((row for row in ranks if row["status"] not in ("ok", "interrupted")), None)
+    bad = bad or next((row for row in ranks if row["status"] != "ok"), None)
+    if bad is not None:
+        code = bad.get("exit_code") or ExitCode.WORKLOAD
+        known = code in (ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.TIMEOUT)
+        return _outcome(bad["status"], code if known else ExitCode.WORKLOAD, bad["error"], bad)
+    if late_code := next(((rank, code) for rank, code in ending.exit_codes.items() if code), None):
+        rank, code = late_code
+        error = f"finished its training and then {_how_lost(code, ending.last_words.get(rank))}"
+        return _outcome("failed", ExitCode.WORKLOAD, error, ranks[rank])
+    if run["synchronous"]:
+        wanted = ranks[0]["weight_digests"][0]
+        for row in ranks:
+            if any(digest != wanted for digest in row["weight_digests"]):
+                error = "its replicas end with other weights than rank 0's first: the gradients were not averaged"
+                return _outcome("failed", ExitCode.WORKLOAD, error, row)
+    return _outcome("ok", ExitCode.OK, None)
+
+
+def _outcome(status: str, code: int, error: str | None, rank_row: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "status": status,
+        "exit_code": int(code),
+        "error": error,
+        "failed_rank": rank_row["rank"] if rank_row else None,
+        "failed_phase": rank_row.get("phase") if rank_row else None,
+    }

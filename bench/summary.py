@@ -1,0 +1,72 @@
+"""The figures of one run, from its rows. Definitions: docs/metrics.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.record import Tables
+
+MAD_TO_SIGMA = 1.4826
+"""Median absolute deviation of a normal distribution -> its standard deviation."""
+
+
+def images_per_s(timed: Sequence[dict[str, Any]], global_batch: int) -> float:
+    """Images of all ranks / (latest end - earliest start). `timed`: rows of `iters` without warm-up, all ranks.
+
+    A window over everything, not a mean of rates, which would weigh fast steps more (MLPerf HPC's rule).
+    """
+    start_ns = min(row["t_start_ns"] for row in timed)
+    end_ns = max(row["t_start_ns"] + row["duration_s"] * 1e9 for row in timed)
+    batches = sum(row["num_batches"] for row in timed if row["rank"] == 0)
+    return float(batches * global_batch / (end_ns - start_ns) * 1e9)
+
+
+def summarise(tables: Tables) -> dict[str, Any]:
+    """The figures of an ended run; those of the timing are None unless its status is ok."""
+    run = tables["runs"][0]
+    names = ("run_id", "experiment", "label", "status", "exit_code", "error", "failed_rank", "failed_phase", "strategy")
+    names += ("model", "dataset", "num_devices", "device_kind", "batch_per_device", "global_batch")
+    summary = {name: run.get(name) for name in names} | dict.fromkeys(FIGURES)
+    timed = [row for row in tables["iters"] if not row["warmup"]]
+    if run["status"] != "ok":
+        return summary
+    rate = images_per_s(timed, run["global_batch"])
+    # A step is as slow as its slowest rank.
+    slowest = np.max([[row["duration_s"] for row in timed if row["rank"] == r["rank"]] for r in tables["ranks"]], axis=0)
+    batches = [row["num_batches"] for row in timed if row["rank"] == 0]
+    step_times = slowest / batches
+    rates = np.asarray(batches) * run["global_batch"] / slowest
+    p50, p90, p95, p99 = np.percentile(step_times, [50, 90, 95, 99])
+    return summary | {
+        "images_per_s": rate,
+        "images_per_s_per_device": rate / run["num_devices"],
+        "images_per_s_spread": float(1.96 * rates.std()),
+        "step_time_p50_s": float(p50),
+        "step_time_p90_s": float(p90),
+        "step_time_p95_s": float(p95),
+        "step_time_p99_s": float(p99),
+        "step_time_jitter_s": float(MAD_TO_SIGMA * np.median(np.abs(step_times - p50))),
+        "data_wait_share": sum(row["data_wait_s"] for row in timed) / sum(row["duration_s"] for row in timed),
+        "startup_time_s": max(row["startup_time_s"] for row in tables["ranks"]),
+        "peak_rss_bytes": max(row["peak_rss_bytes"] for row in tables["ranks"]),
+        "framework_peak_mem_bytes": max(row["framework_peak_mem_bytes"] for row in tables["ranks"]),
+    }
+
+
+FIGURES = (
+    "images_per_s",
+    "images_per_s_per_device",
+    "images_per_s_spread",
+    "step_time_p50_s",
+    "step_time_p90_s",
+    "step_time_p95_s",
+    "step_time_p99_s",
+    "step_time_jitter_s",
+    "data_wait_share",
+    "startup_time_s",
+    "peak_rss_bytes",
+    "framework_peak_mem_bytes",
+)

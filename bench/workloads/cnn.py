@@ -1,0 +1,43 @@
+"""Small CNNs, layer by layer. They end in logits: the softmax is part of the loss, where it is stable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+
+def mnist_cnn() -> Any:
+    """28x28x1, two 5x5 convolutions, 10 classes: 62,346 parameters."""
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(32, 5, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Conv2D(64, 5, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(10),
+        ],
+        name="mnist_cnn",
+    )
+
+
+def cifar_cnn() -> Any:
+    """32x32x3, two pairs of 3x3 convolutions with tanh, 10 classes: 81,578 parameters."""
+    return keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Conv2D(32, 3, activation="tanh"),
+            layers.Conv2D(32, 3, activation="tanh"),
+            layers.MaxPooling2D(2),
+            layers.Conv2D(64, 3, activation="tanh"),
+            layers.Conv2D(64, 3, activation="tanh"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(10),
+        ],
+        name="cifar_cnn",
+    )

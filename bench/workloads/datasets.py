@@ -1,0 +1,170 @@
+"""Labelled images: a table of data sets, each found and read without a framework and never downloaded.
+
+Compute nodes are offline: a missing file is an error that says where it was looked for and how a login node gets it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import importlib.util
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.errors import EnvironmentFault, UsageError
+
+Shape = tuple[int, int, int]
+
+_SYNTHETIC_BYTES = 64 << 20
+_SYNTHETIC_IMAGES = 2048
+_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Images:
+    """pixels [n, h, w, c] uint8, labels [n] int32."""
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A row of the table."""
+
+    num_classes: int
+    read: Callable[[list[Path], Shape, int], Images]
+    """From the files found, the model's input shape and the seed."""
+    files: tuple[str, ...] = ()
+    """Paths below --data-dir; a name with alternatives separates them by '|'."""
+    fetch: str = ""
+    """The Keras module whose load_data() fetches the files where there is internet."""
+
+    def find(self, data_dir: Path | None) -> list[Path]:
+        """The files of the data set. Raises UsageError, which says what is missing and how to get it."""
+        root = data_dir if data_dir is not None else Path.home() / ".keras" / "datasets"
+        found = []
+        for name in self.files:
+            candidates = [root / alternative for alternative in name.split("|")]
+            path = next((candidate for candidate in candidates if candidate.is_file()), None)
+            if path is None:
+                raise UsageError(
+                    f"data file {candidates[0].name!r} not found; looked for {' and '.join(map(str, candidates))}. Where "
+                    f'there is internet, python -c "import keras; keras.datasets.{self.fetch}.load_data()" fetches it '
+                    "into ~/.keras/datasets; name another folder with --data-dir"
+                )
+            found.append(path)
+        return found
+
+    def load(self, data_dir: Path | None, shape: Shape, seed: int) -> Images:
+        """All images. Raises UsageError for a missing file and EnvironmentFault for a corrupt one."""
+        files = self.find(data_dir)
+        try:
+            images = self.read(files, shape, seed)
+            _validate(images, self.num_classes)
+        except (OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+            names = ", ".join(map(str, files))
+            raise EnvironmentFault(f"data file cannot be used: {names}: {error}. Fetch it again") from error
+        return images
+
+
+def _validate(images: Images, num_classes: int) -> None:
+    if images.pixels.ndim != 4 or len(images.pixels) != len(images.labels) or not len(images.labels):  # noqa: PLR2004
+        raise ValueError(f"{images.pixels.shape} pixels do not go with {images.labels.shape} labels")
+    if images.labels.min() < 0 or images.labels.max() >= num_classes:
+        raise ValueError(f"labels reach from {images.labels.min()} to {images.labels.max()}, not 0 to {num_classes - 1}")
+
+
+def _synthetic(_files: list[Path], shape: Shape, seed: int) -> Images:
+    """Noise. Every image is a function of the seed and its index, so the pool's size changes none of them."""
+    count = max(1, min(_SYNTHETIC_IMAGES, _SYNTHETIC_BYTES // int(np.prod(shape))))
+    pixels = np.empty((count, *shape), np.uint8)
+    labels = np.empty(count, np.int32)
+    for index in range(count):
+        random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, index]))
+        pixels[index] = np.frombuffer(random.bytes(pixels[index].size), np.uint8).reshape(shape)
+        labels[index] = random.integers(_CLASSES)
+    return Images(pixels, labels)
+
+
+def _digits(_files: list[Path], _shape: Shape, _seed: int) -> Images:
+    """1797 real handwritten digits, 8x8, 17 gray levels, that ship inside scikit-learn; read without importing it,
+    which takes longer than a small run."""
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise EnvironmentFault("dataset 'digits' ships with scikit-learn, which is not installed: pip install -e .")
+    path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(io.StringIO(gzip.decompress(path.read_bytes()).decode()), delimiter=",", dtype=np.int32)
+    pixels = (table[:, :64].reshape(-1, 8, 8, 1) * 255 // 16).astype(np.uint8)
+    return Images(pixels, table[:, 64])
+
+
+def _mnist(files: list[Path], _shape: Shape, _seed: int) -> Images:
+    with np.load(files[0], allow_pickle=False) as arrays:
+        return Images(arrays["x_train"][..., None].astype(np.uint8), arrays["y_train"].astype(np.int32))
+
+
+def _fashion_mnist(files: list[Path], _shape: Shape, _seed: int) -> Images:
+    return Images(_idx(files[0], 16).reshape(-1, 28, 28, 1), _idx(files[1], 8).astype(np.int32))
+
+
+def _idx(path: Path, header: int) -> npt.NDArray[np.uint8]:
+    """The bytes of a gzipped IDX file after its header."""
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """CIFAR-10 comes as pickles: build NumPy arrays from them and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] in ("numpy", "_codecs") and name in _ARRAY_PARTS:
+            return _ARRAY_PARTS[name]
+        raise pickle.UnpicklingError(f"holds {module}.{name}, which is no part of CIFAR-10")
+
+
+_ARRAY_PARTS = {
+    "ndarray": np.ndarray,
+    "dtype": np.dtype,
+    "_reconstruct": np.empty(0).__reduce__()[0],
+    "encode": codecs.encode,
+}
+
+
+def _cifar10(files: list[Path], _shape: Shape, _seed: int) -> Images:
+    batches = []
+    for path in files:
+        with path.open("rb") as file:
+            batches.append(_ArraysOnly(file, encoding="bytes").load())
+    pixels = np.concatenate([np.asarray(batch[b"data"], np.uint8) for batch in batches])
+    labels = np.concatenate([np.asarray(batch[b"labels"], np.int32) for batch in batches])
+    # Stored channel by channel; the models want them last.
+    return Images(np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels)
+
+
+_FASHION = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
+
+DATASETS = {
+    "synthetic": Dataset(_CLASSES, _synthetic),
+    "digits": Dataset(_CLASSES, _digits),
+    "mnist": Dataset(_CLASSES, _mnist, ("mnist.npz",), "mnist"),
+    "fashion_mnist": Dataset(
+        _CLASSES, _fashion_mnist, tuple(f"fashion-mnist/{name}|{name}" for name in _FASHION), "fashion_mnist"
+    ),
+    "cifar10": Dataset(
+        _CLASSES,
+        _cifar10,
+        tuple(
+            f"cifar-10-batches-py-target/cifar-10-batches-py/data_batch_{n}|cifar-10-batches-py/data_batch_{n}"
+            for n in range(1, 6)
+        ),
+        "cifar10",
+    ),
+}

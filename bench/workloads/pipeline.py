@@ -1,0 +1,69 @@
+"""The tf.data input pipeline over images in memory. Loads TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from bench.errors import UsageError
+from bench.workloads.datasets import Images
+from bench.workloads.order import sample_order, shard_batches
+from strategies.base import Shard
+
+_MAX_RESIZED_BYTES = 4 << 30
+_CHUNK = 512
+_GRAY, _RGB = 1, 3
+
+
+def fit_to_model(
+    data: Images, shape: tuple[int, int, int]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    """Images resized (bilinear) and turned gray or RGB as the model's input [h, w, c] wants, once, and their labels.
+
+    Raises UsageError where the resized images would not fit into 4 GiB.
+    """
+    images = data.pixels
+    if images.shape[1:] == shape:
+        return images, data.labels
+    size = len(images) * int(np.prod(shape))
+    if size > _MAX_RESIZED_BYTES:
+        raise UsageError(
+            f"{len(images)} images resized to {shape} take {size / 2**30:.1f} GiB, more than 4: "
+            "choose a model with smaller input, or --dataset synthetic"
+        )
+    fitted = np.empty((len(images), *shape), np.uint8)
+    for start in range(0, len(images), _CHUNK):
+        chunk = tf.image.resize(tf.constant(images[start : start + _CHUNK]), shape[:2])
+        if (images.shape[3], shape[2]) == (_GRAY, _RGB):
+            chunk = tf.image.grayscale_to_rgb(chunk)
+        elif (images.shape[3], shape[2]) == (_RGB, _GRAY):
+            chunk = tf.image.rgb_to_grayscale(chunk)
+        fitted[start : start + _CHUNK] = np.rint(chunk.numpy()).astype(np.uint8)
+    return fitted, data.labels
+
+
+def image_batches(
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int32],
+    shard: Shard,
+    *,
+    batch: int,
+    steps: int,
+    seed: int,
+) -> Any:
+    """A tf.data.Dataset of `steps` steps of a shard: (images [batch, h, w, c] float32 in [0, 1], labels [batch]).
+
+    Whole batches are gathered from memory by index, so the cost is a copy and a cast, and prefetched.
+    """
+    order = sample_order(len(images), seed, steps * shard.total * batch)
+    all_images, all_labels = tf.constant(images), tf.constant(labels)
+
+    def gather(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels = tf.cast(tf.gather(all_images, indices), tf.float32)
+        return pixels * (1.0 / 255.0), tf.gather(all_labels, indices)
+
+    batches = tf.data.Dataset.from_tensor_slices(shard_batches(order, shard, batch))
+    return batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,207 @@
+"""Start the workers of one job on this machine, watch them, and take all of them down when one fails.
+
+Event driven (pidfd and pipes in one selector): while workers are being timed, this process sleeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+GRACE_S = 5.0
+"""Between the request to stop and SIGKILL."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """One process to start: its command, whole environment, and the CPU cores it may run on."""
+
+    rank: int
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cores: Sequence[int]
+
+
+@dataclass
+class Outcome:
+    """How it went. `exit_codes` in the order in which the workers ended; a signal is negative, as in subprocess."""
+
+    exit_codes: dict[int, int] = field(default_factory=dict)
+    timed_out: bool = False
+    signum: int | None = None
+
+    @property
+    def first_failure(self) -> tuple[int, int] | None:
+        """(rank, exit code) of the worker that failed first, before anyone was told to stop."""
+        return next(((rank, code) for rank, code in self.exit_codes.items() if code), None)
+
+
+class _Interrupted(Exception):
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+
+def free_ports(count: int, base: int | None = None) -> list[int]:
+    """`count` distinct ports on the loopback address: base, base+1, ... or, without a base, whatever is free.
+
+    Raises OSError (errno EADDRINUSE) with the port in its `filename` when one of the wanted ports is taken.
+    """
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for offset in range(count):
+            listener = stack.enter_context(socket.socket())
+            wanted = 0 if base is None else base + offset
+            try:
+                listener.bind(("127.0.0.1", wanted))
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(wanted)) from error
+            ports.append(int(listener.getsockname()[1]))
+        return ports
+
+
+def share_cores(cores: Sequence[int], count: int, each: int | None = None) -> list[tuple[int, ...]]:
+    """Cores for each of `count` workers: disjoint blocks of `each` cores, by default all that there is for each.
+
+    With fewer cores than workers, workers share cores in turn.
+    """
+    size = each or max(1, len(cores) // count)
+    return [tuple(sorted({cores[(rank * size + i) % len(cores)] for i in range(size)})) for rank in range(count)]
+
+
+def die_with_launcher(launcher_pid: int) -> None:
+    """Asks the kernel to end this process when the launcher that started it is gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher_pid:  # it was gone before the request
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def launch(
+    workers: Sequence[Worker],
+    *,
+    timeout_s: float,
+    on_stderr: Callable[[int, bytes], None],
+    on_started: Callable[[], None],
+) -> Outcome:
+    """Runs the workers to their end, whatever that is, and leaves no process behind.
+
+    Rank 0 inherits standard output, the others have none. Every line on standard error goes to `on_stderr(rank, line)`;
+    `on_started` is called once, when all have been started.
+    The first failure, the time limit, SIGINT and SIGTERM stop all: SIGTERM first, SIGKILL after GRACE_S.
+    """
+    outcome = Outcome()
+    with _signals_raise(), selectors.DefaultSelector() as selector:
+        running: dict[int, subprocess.Popen[bytes]] = {}
+        try:
+            for worker in workers:
+                running[worker.rank] = _start(worker, selector)
+            on_started()
+            _watch(running, selector, outcome, time.monotonic() + timeout_s, on_stderr)
+        except _Interrupted as interrupt:
+            outcome.signum = interrupt.signum
+        _stop(running, selector, outcome, on_stderr)
+    return outcome
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    def interrupt(signum: int, _frame: FrameType | None) -> None:
+        # A second signal must not cut the stopping short: it has its own bound.
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Interrupted(signum)
+
+    handled = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for signum in handled:
+        signal.signal(signum, interrupt)
+    try:
+        yield
+    finally:
+        for signum, handler in handled.items():
+            signal.signal(signum, handler)
+
+
+def _start(worker: Worker, selector: selectors.BaseSelector) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        list(worker.argv),
+        env=dict(worker.env),
+        stdin=subprocess.DEVNULL,
+        stdout=None if worker.rank == 0 else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches the launcher alone, which then stops the workers in order
+    )
+    os.sched_setaffinity(process.pid, worker.cores)  # before the interpreter is up: every later thread inherits it
+    selector.register(os.pidfd_open(process.pid), selectors.EVENT_READ, (worker.rank, None))
+    if process.stderr is not None:
+        selector.register(process.stderr, selectors.EVENT_READ, (worker.rank, bytearray()))
+    return process
+
+
+def _watch(
+    running: dict[int, subprocess.Popen[bytes]],
+    selector: selectors.BaseSelector,
+    outcome: Outcome,
+    deadline: float,
+    on_stderr: Callable[[int, bytes], None],
+) -> None:
+    """Returns when none runs, when one failed, or at the deadline."""
+    while running and outcome.first_failure is None:
+        events = selector.select(max(0.0, deadline - time.monotonic()))
+        if not events:
+            outcome.timed_out = True
+            return
+        _handle(events, running, selector, outcome, on_stderr)
+
+
+def _stop(
+    running: dict[int, subprocess.Popen[bytes]],
+    selector: selectors.BaseSelector,
+    outcome: Outcome,
+    on_stderr: Callable[[int, bytes], None],
+) -> None:
+    """Ends what still runs and reads what it still has to say."""
+    for signum, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+        for process in running.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signum)
+        deadline = time.monotonic() + patience
+        while running and (left := deadline - time.monotonic()) > 0:
+            _handle(selector.select(left), running, selector, outcome, on_stderr)
+    # All are gone. A grandchild may still hold a pipe open, so take what is there and don't wait for its end.
+    while events := selector.select(0):
+        _handle(events, running, selector, outcome, on_stderr)
+
+
+def _handle(
+    events: list[tuple[selectors.SelectorKey, int]],
+    running: dict[int, subprocess.Popen[bytes]],
+    selector: selectors.BaseSelector,
+    outcome: Outcome,
+    on_stderr: Callable[[int, bytes], None],
+) -> None:
+    for key, _ in events:
+        rank, partial = key.data
+        if partial is None:
+            outcome.exit_codes[rank] = running.pop(rank).wait()
+            selector.unregister(key.fileobj)
+            os.close(key.fd)
+            continue
+        chunk = os.read(key.fd, 1 << 16)
+        partial += chunk if chunk else b"\n"
+        *lines, rest = partial.split(b"\n")
+        partial[:] = rest
+        for line in lines:
+            if line:
+                on_stderr(rank, bytes(line))
+        if not chunk:
+            selector.unregister(key.fileobj)

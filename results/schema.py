@@ -1,0 +1,230 @@
+"""The four tables: every column, its type, its unit and its meaning.
+
+A metric that could not be measured is null, and `runs.null_reasons` says why; it is never 0.
+The Arrow types are made on demand: the processes that train never load pyarrow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `kind` is an Arrow type alias, or one of the names in `_nested_types`."""
+
+    name: str
+    kind: str
+    meaning: str
+
+
+RUNS = (
+    Column("schema_version", "int64", "version of these tables that wrote the row"),
+    Column("run_id", "string", "unique, sorts by start time"),
+    Column("experiment", "string", "what the run belongs to, as given by --experiment"),
+    Column("label", "string", "the user's name for the configuration, as given by --label"),
+    Column("started_at", "timestamp", "UTC"),
+    Column("ended_at", "timestamp", "UTC"),
+    Column("status", "string", "ok, failed, timeout, oom, interrupted or lost"),
+    Column("exit_code", "int64", "what the command exited with"),
+    Column("error", "string", "one line; null when ok"),
+    Column("failed_rank", "int64", "the rank that failed first; null when ok or when no rank is to blame"),
+    Column("failed_phase", "string", "the phase that rank was in"),
+    Column("strategy", "string", "as in --strategy, aliases resolved"),
+    Column("synchronous", "bool", "every step averages the gradients of all replicas before the weights change"),
+    Column("requested_all_reduce", "string", "the collective asked for; null where gradients are not exchanged"),
+    Column("actual_all_reduce", "string", "the collective that the traced step holds"),
+    Column("model", "string", "as in --model"),
+    Column("dataset", "string", "as in --dataset"),
+    Column("num_params", "int64", "all weights of the model"),
+    Column("trainable_params", "int64", "weights that are trained"),
+    Column("gradient_bytes", "int64", "bytes of gradient one replica makes a step"),
+    Column("flops_per_image", "int64", "FLOPs of one forward pass, counted layer by layer (1 multiply-add = 2)"),
+    Column("batch_per_device", "int64", "images a device and step"),
+    Column("global_batch", "int64", "images all devices and step"),
+    Column("num_warmup_batches", "int64", "steps before the timed ones, every rank"),
+    Column("num_batches_per_iter", "int64", "steps in one compiled call"),
+    Column("num_iters", "int64", "timed iterations asked for"),
+    Column("precision", "string", "arithmetic of the layers"),
+    Column("xla", "bool", "the step was compiled by XLA"),
+    Column("num_nodes", "int64", "hosts"),
+    Column("num_processes", "int64", "processes that train or serve"),
+    Column("num_ps", "int64", "parameter servers among them"),
+    Column("num_devices", "int64", "replicas that compute gradients"),
+    Column("device_kind", "string", "cpu or gpu"),
+    Column("device_name", "string", "model name of the GPU or CPU"),
+    Column("cores_per_device", "float64", "CPU cores a rank may use / devices of the rank"),
+    Column("scaling", "string", "weak (--batch-size) or strong (--global-batch-size)"),
+    Column("telemetry_period_s", "float64", "s between two samples"),
+    Column("comparability_key", "string", "hash of COMPARABLE_FIELDS: runs that differ in it are never pooled"),
+    Column("null_reasons", "text_map", "column -> why it is null"),
+    Column("provenance", "provenance", "what ran where: versions, commit, machine, environment"),
+    Column("config", "string", "the whole resolved configuration, as JSON"),
+)
+
+PROVENANCE = (
+    Column("trainscale_version", "string", ""),
+    Column("git_commit", "string", "of the checkout that ran"),
+    Column("git_dirty", "bool", "the checkout had changes"),
+    Column("python_version", "string", ""),
+    Column("tensorflow_version", "string", ""),
+    Column("tensorflow_git_version", "string", ""),
+    Column("keras_version", "string", ""),
+    Column("numpy_version", "string", ""),
+    Column("cuda_version", "string", "that TensorFlow was built for"),
+    Column("cudnn_version", "string", "that TensorFlow was built for"),
+    Column("nccl_version", "string", "of the installed NCCL package"),
+    Column("driver_version", "string", "of the NVIDIA driver"),
+    Column("mpi_library", "string", "of mpi4py"),
+    Column("horovod_version", "string", ""),
+    Column("hostname", "string", "of rank 0"),
+    Column("kernel", "string", ""),
+    Column("os", "string", ""),
+    Column("cpu_model", "string", ""),
+    Column("cpu_cores", "int64", "that the job may use on rank 0's host"),
+    Column("memory_bytes", "int64", "of rank 0's host"),
+    Column("cgroup_cpu_limit", "float64", "cores; null when unlimited"),
+    Column("cgroup_memory_limit_bytes", "int64", "null when unlimited"),
+    Column("gpus", "gpus", "of rank 0's host"),
+    Column("topology", "string", "nvidia-smi topo -m"),
+    Column("environment", "text_map", "the allow-listed variables"),
+)
+
+GPU = (
+    Column("uuid", "string", ""),
+    Column("name", "string", ""),
+    Column("memory_bytes", "int64", ""),
+    Column("power_limit_w", "float64", ""),
+    Column("sm_clock_mhz", "int64", "when the run began"),
+    Column("max_sm_clock_mhz", "int64", ""),
+)
+
+RANKS = (
+    Column("run_id", "string", ""),
+    Column("rank", "int64", ""),
+    Column("role", "string", "worker, chief or ps"),
+    Column("hostname", "string", ""),
+    Column("pid", "int64", ""),
+    Column("devices", "texts", "the devices of this rank's replicas, as TensorFlow names them"),
+    Column("num_devices", "int64", "replicas on this rank"),
+    Column("cores", "integers", "CPU cores this rank was allowed to run on"),
+    Column("intra_op_threads", "int64", ""),
+    Column("inter_op_threads", "int64", ""),
+    Column("status", "string", "ok, failed, timeout, oom, interrupted or lost"),
+    Column("exit_code", "int64", "what the process ended with; null when it left no word"),
+    Column("error", "string", "one line; null when ok"),
+    Column("phase", "string", "the last phase this rank entered"),
+    Column("clock_offset_ns", "int64", "already subtracted from this rank's times: its clock minus rank 0's"),
+    Column("import_s", "float64", "process start to frameworks loaded"),
+    Column("rendezvous_s", "float64", "devices set up and every peer met"),
+    Column("build_s", "float64", "data and model built"),
+    Column("trace_s", "float64", "first step: tracing, compiling and running it"),
+    Column("warmup_s", "float64", "the other warm-up steps"),
+    Column("startup_time_s", "float64", "process start to first timed step"),
+    Column("timed_s", "float64", "first to last timed step"),
+    Column("retraces", "int64", "times the step was traced again after warm-up"),
+    Column("weight_digests", "texts", "SHA-256 of the trained weights, a replica each"),
+    Column("peak_rss_bytes", "int64", "the operating system's high-water mark of the process"),
+    Column("framework_peak_mem_bytes", "int64", "TensorFlow allocator's peak after warm-up, largest device of the rank"),
+    Column("gpu_peak_mem_used_bytes", "int64", "largest NVML used memory of a GPU of this node while timing"),
+)
+
+ITERS = (
+    Column("run_id", "string", ""),
+    Column("rank", "int64", ""),
+    Column("iter", "int64", "counts from 0, warm-up included"),
+    Column("warmup", "bool", "not part of any figure"),
+    Column("num_batches", "int64", "steps in this iteration"),
+    Column("t_start_ns", "int64", "Unix time on rank 0's clock"),
+    Column("duration_s", "float64", "until every device of the rank had finished"),
+    Column("data_wait_s", "float64", "part of duration_s in which the rank waited for input"),
+    Column("loss", "float64", "mean cross-entropy over the images this rank trained in the iteration"),
+)
+
+TELEMETRY = (
+    Column("run_id", "string", ""),
+    Column("rank", "int64", "the rank that sampled"),
+    Column("t_ns", "int64", "Unix time on rank 0's clock"),
+    Column("gpu_uuid", "string", "null in a sample of the process"),
+    Column("gpu_mem_used_bytes", "int64", "NVML used memory, all processes"),
+    Column("gpu_util_pct", "float64", "NVML utilisation since the driver's last sample"),
+    Column("power_w", "float64", ""),
+    Column("energy_j", "float64", "counter since the driver was loaded"),
+    Column("sm_clock_mhz", "int64", ""),
+    Column("throttle_reasons", "int64", "NVML bit mask; 0 and 1 (idle) are not throttling"),
+    Column("temperature_c", "int64", ""),
+    Column("ecc_errors", "int64", "uncorrected, since the driver was loaded"),
+    Column("rss_bytes", "int64", "of the process"),
+    Column("cpu_pct", "float64", "of the process since the last sample; 100 is one core"),
+    Column("net_rx_bytes", "int64", "counter of the node, all interfaces; local rank 0 only"),
+    Column("net_tx_bytes", "int64", "counter of the node, all interfaces; local rank 0 only"),
+)
+
+TABLES: Mapping[str, tuple[Column, ...]] = {"runs": RUNS, "ranks": RANKS, "iters": ITERS, "telemetry": TELEMETRY}
+
+COMPARABLE_FIELDS = (
+    "strategy",
+    "requested_all_reduce",
+    "model",
+    "dataset",
+    "trainable_params",
+    "batch_per_device",
+    "global_batch",
+    "num_batches_per_iter",
+    "precision",
+    "xla",
+    "num_nodes",
+    "num_processes",
+    "num_ps",
+    "num_devices",
+    "device_kind",
+    "device_name",
+    "cores_per_device",
+)
+"""What must be equal for two runs to be samples of one thing: the work and the resources, not the software's age."""
+
+
+def comparability_key(run: Mapping[str, Any]) -> str:
+    """16 hex digits over COMPARABLE_FIELDS of a row of `runs`."""
+    text = json.dumps([run.get(field) for field in COMPARABLE_FIELDS])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    """The Arrow schema of one of TABLES."""
+    import pyarrow as pa
+
+    return pa.schema([(column.name, _arrow_type(column.kind)) for column in TABLES[table]])
+
+
+def _arrow_type(kind: str) -> pa.DataType:
+    import pyarrow as pa
+
+    if kind == "timestamp":
+        return pa.timestamp("us", tz="UTC")
+    if kind == "text_map":
+        return pa.map_(pa.string(), pa.string())
+    if kind == "texts":
+        return pa.list_(pa.string())
+    if kind == "integers":
+        return pa.list_(pa.int64())
+    if kind == "gpus":
+        return pa.list_(_struct(GPU))
+    if kind == "provenance":
+        return _struct(PROVENANCE)
+    return pa.type_for_alias(kind)
+
+
+def _struct(columns: tuple[Column, ...]) -> pa.DataType:
+    import pyarrow as pa
+
+    return pa.struct([(column.name, _arrow_type(column.kind)) for column in columns])

@@ -1,0 +1,178 @@
+"""Rows on disk: append-only shards while a run lives, one parquet file a table when it has ended.
+
+A shard is a file of JSON lines that one process appends to, so what was measured survives whatever happens to that
+process. `commit` turns rows into parquet with temporary name, fsync, rename; the `runs` file comes last, so a run that
+can be seen is complete. Readers never see a shard or a temporary file: both live under names that start with a dot.
+
+    results/data/.shards/<run_id>/rank-00000.jsonl
+    results/data/<table>/date=YYYY-MM-DD/<run_id>.parquet
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from results.schema import TABLES, arrow_schema
+
+Row = Mapping[str, Any]
+
+
+class StoreError(Exception):
+    """The results directory cannot be used, one line with the remedy."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class ShardContent:
+    """What one process wrote: its part of the run's row, its rank's row, and the rows it appended."""
+
+    name: str
+    run: dict[str, Any] = field(default_factory=dict)
+    rank: dict[str, Any] = field(default_factory=dict)
+    iters: list[dict[str, Any]] = field(default_factory=list)
+    telemetry: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Shard:
+    """An append-only file. Every call is one write of one line, so threads may share a shard and a kill costs at
+    most the line being written."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+
+    def update_run(self, **fields: Any) -> None:
+        """Sets fields of the run's row; the last writer of a field wins, and dicts are joined."""
+        self._append("run", fields)
+
+    def update_rank(self, **fields: Any) -> None:
+        """Sets fields of this rank's row."""
+        self._append("rank", fields)
+
+    def add_iter(self, row: Row) -> None:
+        """Adds a row to `iters`."""
+        self._append("iters", row)
+
+    def add_telemetry(self, row: Row) -> None:
+        """Adds a row to `telemetry`."""
+        self._append("telemetry", row)
+
+    def sync(self) -> None:
+        """Returns when what was appended would survive a power cut."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        self.sync()
+        os.close(self._fd)
+
+    def _append(self, kind: str, row: Row) -> None:
+        os.write(self._fd, (json.dumps([kind, row], separators=(",", ":")) + "\n").encode())
+
+
+class Store:
+    """One results directory."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+
+    def prepare(self) -> None:
+        """Creates the directory and proves that it can be written. Raises StoreError."""
+        probe = self.root / f".probe-{os.getpid()}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(
+                f"results directory {str(self.root)!r} cannot be written ({error.strerror}): "
+                "choose another with --results-dir"
+            ) from error
+
+    def open_shard(self, run_id: str, name: str) -> Shard:
+        """A new or continued shard of a run. `name` is unique in the run."""
+        return Shard(self._shard_dir(run_id) / f"{name}.jsonl")
+
+    def read_shards(self, run_id: str) -> list[ShardContent]:
+        """Everything the processes of a run wrote, sorted by name. A half-written last line is left out."""
+        return [_read_shard(path) for path in sorted(self._shard_dir(run_id).glob("*.jsonl"))]
+
+    def discard(self, run_id: str) -> None:
+        """Forgets the shards of a run."""
+        shutil.rmtree(self._shard_dir(run_id), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._shard_dir(run_id).parent.rmdir()
+
+    def commit(self, run_id: str, started_at: datetime, tables: Mapping[str, Iterable[Row]]) -> None:
+        """Writes one file a table, `runs` last, then drops the shards.
+
+        Raises ValueError for a row with a column that the schema lacks, and OSError when the disk refuses;
+        the shards are then still there.
+        """
+        day = f"date={started_at:%Y-%m-%d}"
+        for table in sorted(tables, key=lambda name: name == "runs"):
+            _write_parquet(self.root / table / day / f"{run_id}.parquet", table, list(tables[table]))
+        self.discard(run_id)
+
+    def _shard_dir(self, run_id: str) -> Path:
+        return self.root / ".shards" / run_id
+
+
+def _read_shard(path: Path) -> ShardContent:
+    content = ShardContent(path.stem)
+    for kind, row in _lines(path):
+        if kind in ("run", "rank"):
+            join(getattr(content, kind), row)
+        else:
+            getattr(content, kind).append(row)
+    return content
+
+
+def join(fields: dict[str, Any], later: Row) -> None:
+    """Updates `fields` by what was said later; dicts under the same name are joined, one level deep."""
+    for name, value in later.items():
+        fields[name] = {**fields.get(name, {}), **value} if isinstance(value, dict) else value
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for line in path.read_bytes().splitlines():
+        try:
+            kind, row = json.loads(line)
+        except ValueError:
+            return
+        yield kind, row
+
+
+def _write_parquet(path: Path, table: str, rows: list[Row]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    known = {column.name for column in TABLES[table]}
+    for row in rows:
+        if unknown := set(row) - known:
+            raise ValueError(f"table {table!r} has no column {sorted(unknown)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(table)), temporary)
+        _fsync(temporary)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

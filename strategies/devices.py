@@ -1,0 +1,44 @@
+"""TensorFlow's devices for one process: threads, logical devices, memory. Loads TensorFlow."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from bench.errors import EnvironmentFault
+from strategies.base import Resources
+
+
+def configure(resources: Resources, replicas: int) -> list[str]:
+    """Prepares `replicas` devices and returns their names, such as CPU:0.
+
+    Must run before TensorFlow touches a device. CPU replicas are logical devices of the one CPU and share its threads.
+    With `gpu_memory_mib` GPUs are cut into logical ones of that size. Raises EnvironmentFault where TensorFlow does
+    not see the GPUs that the driver shows: to go on with the CPU would measure something else.
+    """
+    tf.config.threading.set_intra_op_parallelism_threads(resources.intra_op_threads)
+    tf.config.threading.set_inter_op_parallelism_threads(resources.inter_op_threads)
+    # float32 means float32: TensorFlow would use TF32 on Ampere and later.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    if resources.device_kind == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+        return [f"CPU:{index}" for index in range(replicas)]
+    gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) < resources.num_gpus:
+        raise EnvironmentFault(
+            f"the driver shows {resources.num_gpus} GPU(s) but TensorFlow sees {len(gpus)}: install its CUDA libraries "
+            "(pip install -e '.[cuda]'), or measure the CPU with --device cpu"
+        )
+    for gpu, share in zip(gpus, _shares(replicas, len(gpus)), strict=True):
+        if resources.gpu_memory_mib:
+            logical = tf.config.LogicalDeviceConfiguration(memory_limit=resources.gpu_memory_mib)
+            tf.config.set_logical_device_configuration(gpu, [logical] * share)
+        else:
+            # Without growth TensorFlow takes all memory at once and NVML can't show what the training needs.
+            tf.config.experimental.set_memory_growth(gpu, True)
+    return [f"GPU:{index}" for index in range(replicas)]
+
+
+def _shares(replicas: int, gpus: int) -> list[int]:
+    return [replicas // gpus + (index < replicas % gpus) for index in range(gpus)]
