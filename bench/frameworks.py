@@ -16,6 +16,11 @@ _OPTIONAL = ("matplotlib", "pandas", "scipy", "sklearn", "PIL")
 """Keras imports these where they are installed. Training needs none, and they cost 3 s and 180 MB a process."""
 
 
+def preloaded() -> bool:
+    """This process has TensorFlow loaded, so that its forks need not load it again."""
+    return "tensorflow" in sys.modules
+
+
 def load() -> None:
     """Imports TensorFlow and Keras. Raises EnvironmentFault when they are missing or known to train wrongly."""
     try:

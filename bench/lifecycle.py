@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
-from bench import output, provenance
+from bench import frameworks, output, provenance
 from bench.errors import ExitCode
 from bench.plan import Plan
 from bench.record import Ending, conclude
@@ -31,6 +31,9 @@ def describe_run(shard: Shard, plan: Plan, started_at: datetime, env: Mapping[st
     for column in ("gpu_mem_used_bytes", "gpu_peak_mem_used_bytes", "energy_j"):
         if gpus.unavailable:
             reasons[column] = gpus.unavailable
+    if frameworks.preloaded():
+        for column in ("import_s", "startup_time_s"):
+            reasons[column] = "TensorFlow was loaded once, before the processes were forked"
     shard.update_run(
         **plan.run_fields(), started_at=started_at.timestamp(), provenance=fields, null_reasons=reasons
     )

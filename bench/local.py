@@ -9,7 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
+from importlib import import_module
 
+from bench import frameworks
 from bench.config import RunConfig
 from bench.errors import EnvironmentFault, UsageError
 from bench.lifecycle import RUN_ID, describe_run, finish, new_run_id
@@ -116,12 +119,16 @@ def run_local(local: LocalPlan, argv: Sequence[str], env: Mapping[str, str], gpu
         if config.output.debug or not _FRAMEWORK_CHATTER.match(line):
             print(f"[rank {rank}] {text}", file=sys.stderr, flush=True)
 
+    def while_they_start() -> None:
+        # The workers measure nothing yet: the time to look around on this machine and to load what the end needs.
+        describe_run(shard, local.plan, started_at, env, gpus)
+        import_module("pyarrow.parquet")
+
     outcome = launch(
         _workers(local, argv, env, run_id),
         timeout_s=config.machine.timeout,
         on_stderr=on_stderr,
-        # Workers load their framework now and measure nothing yet: the time to look around on this machine.
-        on_started=lambda: describe_run(shard, local.plan, started_at, env, gpus),
+        on_started=while_they_start,
     )
     shard.close()
     first = outcome.first_failure
@@ -136,6 +143,8 @@ def run_local(local: LocalPlan, argv: Sequence[str], env: Mapping[str, str], gpu
 
 
 def _workers(local: LocalPlan, argv: Sequence[str], env: Mapping[str, str], run_id: str) -> list[Worker]:
+    from bench.run import main
+
     config = local.plan.config
     common = {**env, LOCAL_LAUNCHER: str(os.getpid()), RUN_ID: run_id}
     if not config.output.debug:
@@ -150,5 +159,6 @@ def _workers(local: LocalPlan, argv: Sequence[str], env: Mapping[str, str], run_
         elif config.machine.device == "cpu":
             mine["CUDA_VISIBLE_DEVICES"] = "-1"
         command = [sys.executable, "-m", "bench.run", *argv]
-        workers.append(Worker(rank=rank, argv=command, env=mine, cores=cores))
+        target = partial(main, argv) if frameworks.preloaded() else None
+        workers.append(Worker(rank=rank, argv=command, env=mine, cores=cores, target=target))
     return workers

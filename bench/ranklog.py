@@ -19,6 +19,7 @@ class RankLog:
         self.phase = "start"
         self._clock = clock
         self._start_ns = self._phase_ns = round(process_start_s * 1e9)
+        self._knows_start = True
         self._shard: Shard | None = None
 
     @property
@@ -45,9 +46,15 @@ class RankLog:
         self.phase = phase
         self.note(phase=phase, **ended)
 
+    def forget_start(self) -> None:
+        """The frameworks were loaded before this process was forked: it cannot tell how long a start takes."""
+        self._knows_start = False
+        self.note(import_s=None)
+
     def timing_begins(self) -> None:
+        """Enters the timed phase and notes how long it took to get there."""
         self.enter("timed")
-        self.note(startup_time_s=(self._phase_ns - self._start_ns) / 1e9)
+        self.note(startup_time_s=(self._phase_ns - self._start_ns) / 1e9 if self._knows_start else None)
 
     def close(self) -> None:
         if self._shard is not None:

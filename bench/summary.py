@@ -50,10 +50,16 @@ def summarise(tables: Tables) -> dict[str, Any]:
         "step_time_p99_s": float(p99),
         "step_time_jitter_s": float(MAD_TO_SIGMA * np.median(np.abs(step_times - p50))),
         "data_wait_share": sum(row["data_wait_s"] for row in timed) / sum(row["duration_s"] for row in timed),
-        "startup_time_s": max(row["startup_time_s"] for row in tables["ranks"]),
-        "peak_rss_bytes": max(row["peak_rss_bytes"] for row in tables["ranks"]),
-        "framework_peak_mem_bytes": max(row["framework_peak_mem_bytes"] for row in tables["ranks"]),
+        **{name: _largest(tables["ranks"], name) for name in _LARGEST_OF_RANKS},
     }
+
+
+def _largest(ranks: Sequence[dict[str, Any]], column: str) -> float | None:
+    values = [row[column] for row in ranks if row.get(column) is not None]
+    return max(values, default=None)
+
+
+_LARGEST_OF_RANKS = ("startup_time_s", "peak_rss_bytes", "framework_peak_mem_bytes")
 
 
 FIGURES = (
@@ -66,7 +72,5 @@ FIGURES = (
     "step_time_p99_s",
     "step_time_jitter_s",
     "data_wait_share",
-    "startup_time_s",
-    "peak_rss_bytes",
-    "framework_peak_mem_bytes",
+    *_LARGEST_OF_RANKS,
 )

@@ -169,8 +169,11 @@ class _Member:
         plan, log, strategy = self._plan, self._log, self._plan.strategy
         _stop_on_signals()
         log.enter("import")
+        forked = frameworks.preloaded()
         frameworks.load()
         log.enter("rendezvous")
+        if forked:
+            log.forget_start()
         strategy.connect()
         _stop_on_signals()  # MultiWorkerMirroredStrategy replaces the handler by one that ignores SIGTERM
         self._meet()

@@ -11,8 +11,9 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
@@ -25,12 +26,17 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """One process to start: its command, whole environment, and the CPU cores it may run on."""
+    """One process to start: its command, whole environment, and the CPU cores it may run on.
+
+    With a `target` this process is forked and calls it instead of running the command: only for a process that has
+    loaded what the worker needs and has no threads.
+    """
 
     rank: int
     argv: Sequence[str]
     env: Mapping[str, str]
     cores: Sequence[int]
+    target: Callable[[], int] | None = None
 
 
 @dataclass
@@ -101,7 +107,7 @@ def launch(
     """
     outcome = Outcome()
     with _signals_raise(), selectors.DefaultSelector() as selector:
-        running: dict[int, subprocess.Popen[bytes]] = {}
+        running: dict[int, int] = {}
         try:
             for worker in workers:
                 running[worker.rank] = _start(worker, selector)
@@ -110,6 +116,8 @@ def launch(
         except _Interrupted as interrupt:
             outcome.signum = interrupt.signum
         _stop(running, selector, outcome, on_stderr)
+        for key in list(selector.get_map().values()):
+            os.close(key.fd)
     return outcome
 
 
@@ -131,24 +139,64 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _start(worker: Worker, selector: selectors.BaseSelector) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
+def _start(worker: Worker, selector: selectors.BaseSelector) -> int:
+    """Starts a worker and returns its pid."""
+    reading, writing = os.pipe()
+    try:
+        pid = _spawn(worker, writing) if worker.target is None else _fork(worker, worker.target, writing)
+    finally:
+        os.close(writing)
+    os.sched_setaffinity(pid, worker.cores)  # before it has threads: all that it starts inherit it
+    selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (worker.rank, None))
+    selector.register(reading, selectors.EVENT_READ, (worker.rank, bytearray()))
+    return pid
+
+
+def _spawn(worker: Worker, stderr: int) -> int:
+    nowhere = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)] if worker.rank else []
+    return os.posix_spawn(
+        worker.argv[0],
         list(worker.argv),
-        env=dict(worker.env),
-        stdin=subprocess.DEVNULL,
-        stdout=None if worker.rank == 0 else subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C reaches the launcher alone, which then stops the workers in order
+        dict(worker.env),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            *nowhere,
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ],
+        setsid=True,  # Ctrl-C reaches the launcher alone, which then stops the workers in order
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
     )
-    os.sched_setaffinity(process.pid, worker.cores)  # before the interpreter is up: every later thread inherits it
-    selector.register(os.pidfd_open(process.pid), selectors.EVENT_READ, (worker.rank, None))
-    if process.stderr is not None:
-        selector.register(process.stderr, selectors.EVENT_READ, (worker.rank, bytearray()))
-    return process
+
+
+def _fork(worker: Worker, target: Callable[[], int], stderr: int) -> int:
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        devnull = os.open(os.devnull, os.O_RDWR)
+        os.dup2(devnull, 0)
+        if worker.rank:
+            os.dup2(devnull, 1)
+        os.dup2(stderr, 2)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_DFL)
+        os.environ.clear()
+        os.environ.update(worker.env)
+        code = target()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def _watch(
-    running: dict[int, subprocess.Popen[bytes]],
+    running: dict[int, int],
     selector: selectors.BaseSelector,
     outcome: Outcome,
     deadline: float,
@@ -164,16 +212,15 @@ def _watch(
 
 
 def _stop(
-    running: dict[int, subprocess.Popen[bytes]],
+    running: dict[int, int],
     selector: selectors.BaseSelector,
     outcome: Outcome,
     on_stderr: Callable[[int, bytes], None],
 ) -> None:
     """Ends what still runs and reads what it still has to say."""
     for signum, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
-        for process in running.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signum)
+        for pid in running.values():
+            _signal_group(pid, signum)
         deadline = time.monotonic() + patience
         while running and (left := deadline - time.monotonic()) > 0:
             _handle(selector.select(left), running, selector, outcome, on_stderr)
@@ -182,9 +229,18 @@ def _stop(
         _handle(events, running, selector, outcome, on_stderr)
 
 
+def _signal_group(pid: int, signum: int) -> None:
+    # In the moment after a fork the worker has no group of its own yet.
+    with contextlib.suppress(ProcessLookupError):
+        try:
+            os.killpg(pid, signum)
+        except ProcessLookupError:
+            os.kill(pid, signum)
+
+
 def _handle(
     events: list[tuple[selectors.SelectorKey, int]],
-    running: dict[int, subprocess.Popen[bytes]],
+    running: dict[int, int],
     selector: selectors.BaseSelector,
     outcome: Outcome,
     on_stderr: Callable[[int, bytes], None],
@@ -192,7 +248,8 @@ def _handle(
     for key, _ in events:
         rank, partial = key.data
         if partial is None:
-            outcome.exit_codes[rank] = running.pop(rank).wait()
+            _, status = os.waitpid(running.pop(rank), 0)
+            outcome.exit_codes[rank] = os.waitstatus_to_exitcode(status)
             selector.unregister(key.fileobj)
             os.close(key.fd)
             continue
@@ -205,3 +262,4 @@ def _handle(
                 on_stderr(rank, bytes(line))
         if not chunk:
             selector.unregister(key.fileobj)
+            os.close(key.fd)

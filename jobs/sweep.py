@@ -4,6 +4,7 @@ Every run is a `bench.run` process of its own. Repeats are interleaved: each goe
 of its own, so that a machine that slows down during the sweep slows all of them.
 
     repeats = 3
+    preload = true          # load TensorFlow once and fork the runs: faster, but start-up times are not measured
     [settings]              # flags of every run, as in `python -m bench.run --help`
     device = "cpu"
     [matrix]                # every combination of one value of each axis
@@ -46,6 +47,7 @@ class Sweep:
 
     configurations: tuple[Mapping[str, Any], ...]
     repeats: int
+    preload: bool
 
     def runs(self) -> Iterator[Mapping[str, Any]]:
         """Every run, in the order in which they start."""
@@ -77,15 +79,18 @@ def load(path: Path) -> Sweep:
         raise SweepError(f"sweep file {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SweepError(f"sweep file {str(path)!r} is not TOML: {error}") from None
-    if strangers := sorted(set(spec) - {"repeats", "settings", "matrix"}):
-        raise SweepError(f"{path}: unknown key {strangers[0]!r}; a sweep has repeats, settings and matrix")
+    if strangers := sorted(set(spec) - {"repeats", "preload", "settings", "matrix"}):
+        raise SweepError(f"{path}: unknown key {strangers[0]!r}; a sweep has repeats, preload, settings and matrix")
     repeats = spec.get("repeats", 1)
     if type(repeats) is not int or repeats < 1:
         raise SweepError(f"{path}: repeats is {repeats!r}; give a whole number of at least 1")
+    preload = spec.get("preload", False)
+    if type(preload) is not bool:
+        raise SweepError(f"{path}: preload is {preload!r}; give true or false")
     settings, matrix = spec.get("settings", {}), spec.get("matrix", {})
     if not isinstance(settings, dict) or not isinstance(matrix, dict):
         raise SweepError(f"{path}: settings and matrix must be tables")
-    return Sweep(configurations=tuple(_expand(settings, matrix, path)), repeats=repeats)
+    return Sweep(configurations=tuple(_expand(settings, matrix, path)), repeats=repeats, preload=preload)
 
 
 def _expand(settings: Mapping[str, Any], matrix: Mapping[str, Any], path: Path) -> Iterator[Mapping[str, Any]]:
@@ -113,14 +118,54 @@ def command(flags: Mapping[str, Any], options: Options) -> list[str]:
     return [sys.executable, "-m", "bench.run", *words, "--json"]
 
 
-def run_one(words: Sequence[str]) -> dict[str, Any]:
-    """Runs a command and returns its last line's figures; where it left none, why."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+Runner = Callable[[Sequence[str]], dict[str, Any]]
+"""Runs a command of `command` and returns the figures of its last line; where it left none, why."""
+
+
+@contextmanager
+def _fresh() -> Iterator[Runner]:
+    """A new Python for each run."""
+
+    def run(words: Sequence[str]) -> dict[str, Any]:
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        return _figures(done.stdout.splitlines(), done.returncode)
+
+    yield run
+
+
+@contextmanager
+def _preloaded() -> Iterator[Runner]:
+    """Forks of one process that has loaded TensorFlow (`bench.preload`)."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "bench.preload"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    requests, answers = server.stdin, server.stdout
+
+    def run(words: Sequence[str]) -> dict[str, Any]:
+        print(json.dumps(list(words[3:])), file=requests, flush=True)
+        lines: list[str] = []
+        for line in answers:
+            if line.startswith('{"exit_code": '):
+                return _figures(lines, json.loads(line)["exit_code"])
+            lines.append(line)
+        raise SweepError(f"the preloading process died: {lines[-1].strip() if lines else 'no output'}")
+
+    with server:
+        yield run
+        requests.close()
+
+
+def _figures(lines: Sequence[str], exit_code: int) -> dict[str, Any]:
     try:
-        summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        summary: dict[str, Any] = json.loads(lines[-1])
     except (IndexError, ValueError):
-        last = done.stderr.strip().splitlines()
-        summary = {"status": "refused", "error": last[-1] if last else f"exit code {done.returncode}"}
+        summary = {"status": "refused", "error": lines[-1].strip() if lines else f"exit code {exit_code}"}
     return summary
 
 
@@ -148,11 +193,11 @@ def run_all(sweep: Sweep, options: Options, console: Console) -> int:
     """Runs everything; a run that fails stops no other. Returns the sweep's exit code."""
     runs = list(sweep.runs())
     failed = 0
-    with _display(len(runs), console) as show:
+    with (_preloaded() if sweep.preload else _fresh()) as run, _display(len(runs), console) as show:
         for number, flags in enumerate(runs, start=1):
             name = _name(flags)
             show(name)
-            summary = run_one(command(flags, options))
+            summary = run(command(flags, options))
             ok = summary["status"] == "ok"
             failed += not ok
             said = f"{summary['images_per_s']:.1f} images/s" if ok else f"{summary['status']}: {summary['error']}"

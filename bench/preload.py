@@ -1,0 +1,54 @@
+"""Runs many benchmarks in forks of one process that has loaded TensorFlow: `python -m bench.preload`.
+
+Loading TensorFlow takes longer than a small run. Here it is loaded once; every run and every worker is still a process
+of its own with its own TensorFlow runtime, which only comes to life after the fork. What is lost is recorded: import and
+start-up times are null, and all runs share one memory layout, so they are a little less independent than fresh processes.
+
+Reads a JSON list of `bench.run` arguments a line; each run's output is followed by a line {"exit_code": N}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+from bench import frameworks
+from bench.run import main as run_main
+from jobs.launch import die_with_launcher
+
+
+def main() -> int:
+    """Serves until standard input ends."""
+    # Workers inherit what TensorFlow read from the environment when it was loaded.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    frameworks.load()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which stops its workers in order
+    for line in sys.stdin:
+        status = _run(json.loads(line))
+        print(json.dumps({"exit_code": os.waitstatus_to_exitcode(status)}), flush=True)
+    return 0
+
+
+def _run(argv: list[str]) -> int:
+    server = os.getpid()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1]
+    code = 1
+    try:
+        die_with_launcher(server)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = run_main(argv)
+    except SystemExit as stop:  # how the command line parser ends
+        code = stop.code if isinstance(stop.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
