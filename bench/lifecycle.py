@@ -31,11 +31,16 @@ def describe_run(shard: Shard, plan: Plan, started_at: datetime, env: Mapping[st
     for column in ("gpu_mem_used_bytes", "gpu_peak_mem_used_bytes", "energy_j"):
         if gpus.unavailable:
             reasons[column] = gpus.unavailable
-    if frameworks.preloaded():
+    preloaded = frameworks.preloaded()
+    if preloaded:
         for column in ("import_s", "startup_time_s"):
             reasons[column] = "TensorFlow was loaded once, before the processes were forked"
     shard.update_run(
-        **plan.run_fields(), started_at=started_at.timestamp(), provenance=fields, null_reasons=reasons
+        **plan.run_fields(),
+        preloaded=preloaded,
+        started_at=started_at.timestamp(),
+        provenance=fields,
+        null_reasons=reasons,
     )
 
 

@@ -63,6 +63,7 @@ RUNS = (
     Column("device_kind", "string", "cpu or gpu"),
     Column("device_name", "string", "model name of the GPU or CPU"),
     Column("cores_per_device", "float64", "CPU cores a rank may use / devices of the rank"),
+    Column("preloaded", "bool", "forked from a process that had loaded TensorFlow, which shares that memory"),
     Column("scaling", "string", "weak (--batch-size) or strong (--global-batch-size)"),
     Column("telemetry_period_s", "float64", "s between two samples"),
     Column("comparability_key", "string", "hash of COMPARABLE_FIELDS: runs that differ in it are never pooled"),
@@ -189,6 +190,7 @@ COMPARABLE_FIELDS = (
     "device_kind",
     "device_name",
     "cores_per_device",
+    "preloaded",
 )
 """What must be equal for two runs to be samples of one thing: the work and the resources, not the software's age."""
 

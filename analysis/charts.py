@@ -1,0 +1,127 @@
+"""The report's interactive plots, as plotly figures. They draw what `analysis.scaling` computed and compute nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.scaling import base_case
+from analysis.table import GIB
+
+COLOURS = {
+    "single": "#6b7280",
+    "independent": "#d97706",
+    "mirrored": "#2563eb",
+    "mwms": "#059669",
+}
+OTHER_COLOUR = "#7c3aed"
+
+
+def workloads(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(model on data set, its configurations); `rows` as `analysis.scaling.configurations` sorts them."""
+    for (model, dataset), group in groupby(rows, key=lambda row: (row["model"], row["dataset"])):
+        yield f"{model} on {dataset}", list(group)
+
+
+def by_strategy(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The configurations that ran, a list for each strategy, by rising number of devices."""
+    ran = [row for row in rows if row["images_per_s"] is not None]
+    names = sorted({row["strategy"] for row in ran}, key=lambda name: (list(COLOURS) + [name]).index(name))
+    return {name: [row for row in ran if row["strategy"] == name] for name in names}
+
+
+def throughput(rows: list[dict[str, Any]]) -> go.Figure:
+    """images/s against devices, with intervals and the line of ideal scaling from the base case."""
+    figure = _figure("devices", "images/s")
+    most = max(row["num_devices"] for row in rows)
+    base = next((found for row in rows if (found := base_case(row, rows))), None)
+    if base:
+        one = base["images_per_s"].median
+        ideal = {"color": "#9ca3af", "dash": "dash"}
+        figure.add_scatter(x=[1, most], y=[one, one * most], mode="lines", name="ideal", line=ideal)
+    for name, points in by_strategy(rows).items():
+        rates = [row["images_per_s"] for row in points]
+        spread = {
+            "type": "data",
+            "symmetric": False,
+            "array": [(rate.high or rate.median) - rate.median for rate in rates],
+            "arrayminus": [rate.median - (rate.low or rate.median) for rate in rates],
+        }
+        figure.add_scatter(
+            x=[row["num_devices"] for row in points],
+            y=[rate.median for rate in rates],
+            error_y=spread,
+            mode="lines+markers",
+            name=name,
+            line={"color": COLOURS.get(name, OTHER_COLOUR)},
+        )
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_xaxes(dtick=1 if most <= 16 else None)  # noqa: PLR2004
+    return figure
+
+
+def efficiency(rows: list[dict[str, Any]]) -> go.Figure:
+    """Scaling efficiency against devices; 100% is ideal."""
+    figure = _figure("devices", "efficiency")
+    for name, points in by_strategy(rows).items():
+        known = [row for row in points if row["efficiency"] is not None]
+        figure.add_scatter(
+            x=[row["num_devices"] for row in known],
+            y=[row["efficiency"] for row in known],
+            mode="lines+markers",
+            name=name,
+            line={"color": COLOURS.get(name, OTHER_COLOUR)},
+        )
+    figure.add_hline(y=1, line={"color": "#9ca3af", "dash": "dash"})
+    figure.update_yaxes(rangemode="tozero", tickformat=".0%")
+    figure.update_xaxes(dtick=1)
+    return figure
+
+
+def step_times(rows: list[dict[str, Any]], times: pd.DataFrame) -> go.Figure:
+    """Every timed iteration's step time, a box for each configuration."""
+    figure = _figure("", "step time (ms)")
+    for name, points in by_strategy(rows).items():
+        for row in points:
+            values = times[times["run_id"].isin(row["run_ids"])]["step_time_s"] * 1e3
+            figure.add_box(
+                y=[round(value, 4) for value in values],
+                name=f"{name} x{row['num_devices']}",
+                marker={"color": COLOURS.get(name, OTHER_COLOUR)},
+                boxpoints="all",
+                showlegend=False,
+            )
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def memory(rows: list[dict[str, Any]]) -> go.Figure:
+    """Peak memory of a process and of the framework's allocator in it."""
+    figure = _figure("", "peak memory (GiB)")
+    ran = [row for points in by_strategy(rows).values() for row in points]
+    names = [f"{row['strategy']} x{row['num_devices']}" for row in ran]
+    for column, label, colour in (
+        ("peak_rss_bytes", "process, resident", "#6b7280"),
+        ("framework_peak_mem_bytes", "TensorFlow's allocator", "#2563eb"),
+    ):
+        sizes = [row[column] / GIB if row[column] is not None else None for row in ran]
+        figure.add_bar(x=names, y=sizes, name=label, marker={"color": colour})
+    return figure
+
+
+def _figure(x_title: str, y_title: str) -> go.Figure:
+    return go.Figure(
+        layout={
+            "xaxis": {"title": {"text": x_title}},
+            "yaxis": {"title": {"text": y_title}},
+            "margin": {"l": 60, "r": 10, "t": 10, "b": 50},
+            "height": 360,
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "legend": {"orientation": "h", "y": 1.12},
+        }
+    )

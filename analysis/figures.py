@@ -1,0 +1,74 @@
+"""The same plots for papers and READMEs, drawn by matplotlib: one file a workload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+
+from analysis.charts import COLOURS, OTHER_COLOUR, by_strategy
+from analysis.scaling import base_case
+from analysis.table import GIB
+
+mpl.use("Agg")
+from matplotlib.axes import Axes  # noqa: E402: the backend is chosen before anything draws
+from matplotlib.figure import Figure  # noqa: E402
+
+
+def save(title: str, rows: list[dict[str, Any]], times: pd.DataFrame, path: Path) -> None:
+    """Throughput, efficiency, step times and memory of one workload, four panels in one PNG."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure.suptitle(title)
+    (left, right), (low_left, low_right) = figure.subplots(2, 2)
+    strategies = by_strategy(rows)
+    _throughput(left, rows, strategies)
+    _efficiency(right, strategies)
+    ran = [row for points in strategies.values() for row in points]
+    names = [f"{row['strategy']}\nx{row['num_devices']}" for row in ran]
+    samples = [times[times["run_id"].isin(row["run_ids"])]["step_time_s"].to_numpy() * 1e3 for row in ran]
+    low_left.boxplot(samples, tick_labels=names)
+    low_left.set(ylabel="step time (ms)", ylim=(0, None))
+    sizes = [row["peak_rss_bytes"] / GIB for row in ran]
+    low_right.bar(names, sizes, color=[COLOURS.get(row["strategy"], OTHER_COLOUR) for row in ran])
+    low_right.set(ylabel="peak resident memory\nof a process (GiB)")
+    for axes in (low_left, low_right):
+        axes.tick_params(axis="x", labelsize=7)
+    figure.savefig(path, dpi=120)
+
+
+def _throughput(axes: Axes, rows: list[dict[str, Any]], strategies: dict[str, list[dict[str, Any]]]) -> None:
+    most = max(row["num_devices"] for row in rows)
+    base = next((found for row in rows if (found := base_case(row, rows))), None)
+    if base:
+        one = base["images_per_s"].median
+        axes.plot([1, most], [one, one * most], "--", color="#9ca3af", label=f"ideal from 1 device ({one:,.0f}/s)")
+    for name, points in strategies.items():
+        rates = [row["images_per_s"] for row in points]
+        below = [rate.median - (rate.low or rate.median) for rate in rates]
+        above = [(rate.high or rate.median) - rate.median for rate in rates]
+        axes.errorbar(
+            [row["num_devices"] for row in points],
+            [rate.median for rate in rates],
+            yerr=[below, above],
+            marker="o",
+            capsize=3,
+            label=name,
+            color=COLOURS.get(name, OTHER_COLOUR),
+        )
+    axes.set(xlabel="devices", ylabel="images/s, all devices", ylim=(0, None))
+    axes.set_xticks(sorted({row["num_devices"] for row in rows}))
+    axes.legend(fontsize=8)
+
+
+def _efficiency(axes: Axes, strategies: dict[str, list[dict[str, Any]]]) -> None:
+    devices = sorted({row["num_devices"] for points in strategies.values() for row in points})
+    axes.axhline(1, linestyle="--", color="#9ca3af")
+    for name, points in strategies.items():
+        known = [row for row in points if row["efficiency"] is not None]
+        x = [row["num_devices"] for row in known]
+        axes.plot(x, [row["efficiency"] for row in known], "o-", label=name, color=COLOURS.get(name, OTHER_COLOUR))
+    axes.set(xlabel="devices", ylabel="scaling efficiency", ylim=(0, None))
+    axes.set_xticks(devices)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
