@@ -30,7 +30,7 @@ def workloads(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, 
 def by_strategy(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The configurations that ran, a list for each strategy, by rising number of devices."""
     ran = [row for row in rows if row["images_per_s"] is not None]
-    names = sorted({row["strategy"] for row in ran}, key=lambda name: (list(COLOURS) + [name]).index(name))
+    names = sorted({row["strategy"] for row in ran}, key=lambda name: [*COLOURS, name].index(name))
     return {name: [row for row in ran if row["strategy"] == name] for name in names}
 
 

@@ -13,8 +13,8 @@ from analysis.scaling import base_case
 from analysis.table import GIB
 
 mpl.use("Agg")
-from matplotlib.axes import Axes  # noqa: E402: the backend is chosen before anything draws
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 
 def save(title: str, rows: list[dict[str, Any]], times: pd.DataFrame, path: Path) -> None:

@@ -66,7 +66,9 @@ class Results:
     def __init__(self, root: Path, experiment: str | None = None) -> None:
         self._db = duckdb.connect()
         if not any((root / "runs").glob("date=*/*.parquet")):
-            raise AnalysisError(f"no runs in {str(root)!r}: measure some with python -m bench.run, or name --results-dir")
+            raise AnalysisError(
+                f"no runs in {str(root)!r}: measure some with python -m bench.run, or name --results-dir"
+            )
         for table in TABLES:
             files = self._db.read_parquet(str(root / table / "date=*" / "*.parquet"), union_by_name=True)
             files.create_view(table)

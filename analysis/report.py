@@ -81,8 +81,10 @@ def _script_safe(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-_SHOWN = ("hostname", "cpu_model", "cpu_cores", "os", "kernel", "tensorflow_version", "keras_version", "python_version")
-_SHOWN += ("driver_version", "git_commit", "git_dirty")
+_SHOWN = (
+    *("hostname", "cpu_model", "cpu_cores", "os", "kernel", "driver_version"),
+    *("tensorflow_version", "keras_version", "python_version", "git_commit", "git_dirty"),
+)
 
 
 def _machines(runs: pd.DataFrame) -> list[dict[str, Any]]:

@@ -12,8 +12,10 @@ _SAME_WORK = ("model", "dataset", "num_batches_per_iter", "precision", "xla", "t
 _SAME_HARDWARE = ("device_kind", "device_name", "cores_per_device")
 BASE_STRATEGY = "single"
 
-SETUP = ("strategy", "model", "dataset", "num_devices", "num_processes", "num_nodes", "scaling", "batch_per_device")
-SETUP += ("preloaded", "global_batch", "device_kind", "device_name", "cores_per_device")
+SETUP = (
+    *("strategy", "model", "dataset", "num_devices", "num_processes", "num_nodes", "scaling", "batch_per_device"),
+    *("preloaded", "global_batch", "device_kind", "device_name", "cores_per_device"),
+)
 
 
 def configurations(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -59,7 +61,7 @@ def base_case(row: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, Any
 
 
 def _efficiency(row: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, Any]:
-    """T(N) / (N x T(1)): weak scaling as Horovod defines it; with a fixed global batch the same ratio is t(1) / (N t(N))."""
+    """T(N) / (N x T(1)), weak scaling as Horovod defines it; with a fixed global batch that equals t(1) / (N x t(N))."""
     base = base_case(row, among)
     if row["images_per_s"] is None or base is None:
         why = "no run is ok" if row["images_per_s"] is None else "no run of the base case: strategy 'single', same work"

@@ -34,7 +34,9 @@ def median_interval(values: Sequence[float]) -> Interval:
     if n < 2:  # noqa: PLR2004
         return Interval(float(ordered[0]), None, None, 0.0, n)
     rank = max([1, *(k for k in range(1, n // 2 + 1) if _coverage(n, k) >= WANTED_COVERAGE)])
-    return Interval(float(np.median(ordered)), float(ordered[rank - 1]), float(ordered[n - rank]), _coverage(n, rank), n)
+    return Interval(
+        float(np.median(ordered)), float(ordered[rank - 1]), float(ordered[n - rank]), _coverage(n, rank), n
+    )
 
 
 def _coverage(n: int, rank: int) -> float:

@@ -70,7 +70,11 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     ]
     said.append(
         "process memory: largest resident set of a process"
-        + (", less the part of TensorFlow's import that preloaded runs share." if any(r["preloaded"] for r in rows) else ".")
+        + (
+            ", less the part of TensorFlow's import that preloaded runs share."
+            if any(r["preloaded"] for r in rows)
+            else "."
+        )
     )
     said.append("allocator peak: most memory that TensorFlow held for tensors on a device, after warm-up.")
     if any(row["failed"] for row in rows):

@@ -1,8 +1,9 @@
 """Runs many benchmarks in forks of one process that has loaded TensorFlow: `python -m bench.preload`.
 
 Loading TensorFlow takes longer than a small run. Here it is loaded once; every run and every worker is still a process
-of its own with its own TensorFlow runtime, which only comes to life after the fork. What is lost is recorded: import and
-start-up times are null, and all runs share one memory layout, so they are a little less independent than fresh processes.
+of its own with its own TensorFlow runtime, which only comes to life after the fork. What is lost is recorded
+(`runs.preloaded`): import and start-up times are null, the import's memory is shared, and all runs have one memory
+layout, so they are a little less independent than fresh processes.
 
 Reads a JSON list of `bench.run` arguments a line; each run's output is followed by a line {"exit_code": N}.
 """

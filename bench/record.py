@@ -102,9 +102,7 @@ def _gpu_peak(rank_row: Mapping[str, Any], iters: list[dict[str, Any]], telemetr
         return None
     start = timed[0]["t_start_ns"]
     end = timed[-1]["t_start_ns"] + round(timed[-1]["duration_s"] * 1e9)
-    used = (
-        row.get("gpu_mem_used_bytes") for row in telemetry if row["rank"] == rank and start <= row["t_ns"] <= end
-    )
+    used = (row.get("gpu_mem_used_bytes") for row in telemetry if row["rank"] == rank and start <= row["t_ns"] <= end)
     return max((value for value in used if value is not None), default=None)
 
 

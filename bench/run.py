@@ -44,7 +44,9 @@ def _run(argv: Sequence[str]) -> int:
     if wanted not in (None, cluster.size):
         raise UsageError(f"--num-workers {wanted}, but {cluster.source} has {cluster.size} tasks: leave the flag out")
     if config.output.dry_run:
-        print(json.dumps({"config": config.as_dict(), "rank": cluster.rank, "TF_CONFIG": cluster.tf_config()}, indent=2))
+        print(
+            json.dumps({"config": config.as_dict(), "rank": cluster.rank, "TF_CONFIG": cluster.tf_config()}, indent=2)
+        )
         return 0
     from bench import worker
 

@@ -9,6 +9,11 @@ import numpy as np
 
 from bench.record import Tables
 
+_IDENTITY = (
+    *("run_id", "experiment", "label", "status", "exit_code", "error", "failed_rank", "failed_phase"),
+    *("strategy", "model", "dataset", "num_devices", "device_kind", "batch_per_device", "global_batch"),
+)
+
 MAD_TO_SIGMA = 1.4826
 """Median absolute deviation of a normal distribution -> its standard deviation."""
 
@@ -27,15 +32,14 @@ def images_per_s(timed: Sequence[dict[str, Any]], global_batch: int) -> float:
 def summarise(tables: Tables) -> dict[str, Any]:
     """The figures of an ended run; those of the timing are None unless its status is ok."""
     run = tables["runs"][0]
-    names = ("run_id", "experiment", "label", "status", "exit_code", "error", "failed_rank", "failed_phase", "strategy")
-    names += ("model", "dataset", "num_devices", "device_kind", "batch_per_device", "global_batch")
-    summary = {name: run.get(name) for name in names} | dict.fromkeys(FIGURES)
+    summary = {name: run.get(name) for name in _IDENTITY} | dict.fromkeys(FIGURES)
     timed = [row for row in tables["iters"] if not row["warmup"]]
     if run["status"] != "ok":
         return summary
     rate = images_per_s(timed, run["global_batch"])
     # A step is as slow as its slowest rank.
-    slowest = np.max([[row["duration_s"] for row in timed if row["rank"] == r["rank"]] for r in tables["ranks"]], axis=0)
+    by_rank = [[row["duration_s"] for row in timed if row["rank"] == rank["rank"]] for rank in tables["ranks"]]
+    slowest = np.max(by_rank, axis=0)
     batches = [row["num_batches"] for row in timed if row["rank"] == 0]
     step_times = slowest / batches
     rates = np.asarray(batches) * run["global_batch"] / slowest

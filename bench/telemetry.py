@@ -49,7 +49,8 @@ class Gpus:
 
     def uuid(self, handle: Any) -> str | None:
         """The UUID of a GPU."""
-        return self._ask(self._nvml.nvmlDeviceGetUUID, handle)
+        uuid: str | None = self._ask(self._nvml.nvmlDeviceGetUUID, handle)
+        return uuid
 
     def driver_version(self) -> str | None:
         """The driver's version; None where NVML is not there."""

@@ -83,7 +83,7 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> int:
         log.open(store, run_id, cluster.rank)
     if not launched and cluster.rank == 0:
         describe_run(log.shard, plan, started_at, env, gpus)
-    member = _Member(plan, store, run_id, log, clock, gpus)
+    member = _Member(plan, store=store, run_id=run_id, log=log, clock=clock, gpus=gpus)
     return member.guarded_run(launched=launched)
 
 
@@ -102,7 +102,7 @@ def _pin(config: RunConfig, cluster: ClusterEnv, *, launched: bool, num_gpus: in
 class _Member:
     """One rank of one run."""
 
-    def __init__(self, plan: Plan, store: Store, run_id: str, log: RankLog, clock: Clock, gpus: Gpus) -> None:
+    def __init__(self, plan: Plan, *, store: Store, run_id: str, log: RankLog, clock: Clock, gpus: Gpus) -> None:
         self._plan = plan
         self._store = store
         self._run_id = run_id
@@ -121,7 +121,7 @@ class _Member:
             watchdog.start()
         try:
             self._train()
-            status, code, error, ending = "ok", ExitCode.OK, None, Ending()
+            status, code, error, ending = "ok", 0, None, Ending()
         except BenchError as problem:
             status, code, error, ending = "failed", problem.exit_code, str(problem), Ending()
         except _Stopped as stop:
@@ -234,7 +234,6 @@ class _Member:
             if problem:
                 log.shard.update_run(null_reasons={"telemetry": problem})
         strategy.exchange(b"")  # nobody leaves while another still needs it
-        strategy.close()
 
     def _meet(self) -> None:
         """Agrees on the run's id with all ranks, and how far this host's clock is from rank 0's."""
@@ -264,24 +263,25 @@ class _Member:
         return sampler
 
     def _describe_model(self, model: Any) -> None:
-        trainable = [(int(weight.value.shape.num_elements()), weight.value.dtype.size) for weight in model.trainable_variables]
+        weights = [variable.value for variable in model.trainable_variables]
         fields, reasons = provenance.of_frameworks()
         flops = forward_flops(model)
         if flops is None:
             reasons["flops_per_image"] = "the model holds a layer whose arithmetic is not known"
         self._log.shard.update_run(
             num_params=int(model.count_params()),
-            trainable_params=sum(count for count, _ in trainable),
-            gradient_bytes=sum(count * size for count, size in trainable),
+            trainable_params=sum(int(weight.shape.num_elements()) for weight in weights),
+            gradient_bytes=sum(int(weight.shape.num_elements()) * weight.dtype.size for weight in weights),
             flops_per_image=flops,
             provenance=fields,
             null_reasons=reasons,
         )
 
     def _describe_exchange(self, all_reduce: str | None) -> None:
-        name = self._plan.strategy.name
-        why = "one replica has nobody to exchange with" if self._plan.strategy.requested_all_reduce else "exchanges none"
-        reasons = {} if all_reduce else {"actual_all_reduce": f"strategy {name!r}: {why}"}
+        strategy = self._plan.strategy
+        alone = "one replica has nobody to exchange with"
+        why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} exchanges no gradients"
+        reasons = {} if all_reduce else {"actual_all_reduce": why}
         self._log.shard.update_run(actual_all_reduce=all_reduce, null_reasons=reasons)
 
 

@@ -1,7 +1,7 @@
 """A matrix of benchmarks from a TOML file: `python -m jobs.sweep jobs/sweeps/demo.toml`.
 
-Every run is a `bench.run` process of its own. Repeats are interleaved: each goes through all configurations, in an order
-of its own, so that a machine that slows down during the sweep slows all of them.
+Every run is a `bench.run` process of its own. Repeats are interleaved: each goes through all configurations, in an
+order of its own, so that a machine that slows down during the sweep slows all of them.
 
     repeats = 3
     preload = true          # load TensorFlow once and fork the runs: faster, but start-up times are not measured
@@ -53,7 +53,7 @@ class Sweep:
         """Every run, in the order in which they start."""
         for repeat in range(self.repeats):
             order = list(self.configurations)
-            random.Random(repeat).shuffle(order)  # noqa: S311: an order, not a secret
+            random.Random(repeat).shuffle(order)
             yield from order
 
 
@@ -193,7 +193,7 @@ def run_all(sweep: Sweep, options: Options, console: Console) -> int:
     """Runs everything; a run that fails stops no other. Returns the sweep's exit code."""
     runs = list(sweep.runs())
     failed = 0
-    with (_preloaded() if sweep.preload else _fresh()) as run, _display(len(runs), console) as show:
+    with _preloaded() if sweep.preload else _fresh() as run, _display(len(runs), console) as show:
         for number, flags in enumerate(runs, start=1):
             name = _name(flags)
             show(name)

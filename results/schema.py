@@ -135,7 +135,9 @@ RANKS = (
     Column("retraces", "int64", "times the step was traced again after warm-up"),
     Column("weight_digests", "texts", "SHA-256 of the trained weights, a replica each"),
     Column("peak_rss_bytes", "int64", "the operating system's high-water mark of the process"),
-    Column("framework_peak_mem_bytes", "int64", "TensorFlow allocator's peak after warm-up, largest device of the rank"),
+    Column(
+        "framework_peak_mem_bytes", "int64", "TensorFlow allocator's peak after warm-up, largest device of the rank"
+    ),
     Column("gpu_peak_mem_used_bytes", "int64", "largest NVML used memory of a GPU of this node while timing"),
 )
 

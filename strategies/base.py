@@ -96,14 +96,14 @@ class Trainer(Protocol):
 
 
 class Strategy(ABC):
-    """One way to distribute training. Made for a place in a cluster; then check, connect, trainer, close."""
+    """One way to distribute training. Made for a place in a cluster; then check, connect, exchange, trainer."""
 
     name: ClassVar[str]
     synchronous: ClassVar[bool]
     """Every step averages the gradients of all replicas before any weight changes."""
     one_process: ClassVar[bool]
     """The strategy lives in a single process; otherwise there is one process a worker."""
-    requested_all_reduce: str | None = None
+    requested_all_reduce: ClassVar[str | None] = None
     """The collective asked for; None where gradients are not exchanged."""
 
     def __init__(self, cluster: ClusterEnv, resources: Resources) -> None:
@@ -146,6 +146,3 @@ class Strategy(ABC):
     @abstractmethod
     def trainer(self, workload: Workload) -> Trainer:
         """Builds model, optimizer and input where this strategy wants them."""
-
-    def close(self) -> None:
-        """Leaves the cluster in order, when all have finished."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from strategies.base import Strategy, Trainer, Workload
 
 
@@ -11,7 +13,7 @@ class Mirrored(Strategy):
     name = "mirrored"
     synchronous = True
     one_process = True
-    requested_all_reduce = "auto"
+    requested_all_reduce: ClassVar[str | None] = "auto"
 
     @property
     def local_replicas(self) -> int:

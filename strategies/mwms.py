@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Any
+from typing import Any, ClassVar
 
 from bench.errors import EnvironmentFault, UsageError
 from strategies.base import Strategy, Trainer, Workload
@@ -20,7 +20,7 @@ class MultiWorkerMirrored(Strategy):
     name = "mwms"
     synchronous = True
     one_process = False
-    requested_all_reduce = "auto"
+    requested_all_reduce: ClassVar[str | None] = "auto"
     _distribution: Any
 
     def check(self) -> None:
@@ -28,7 +28,7 @@ class MultiWorkerMirrored(Strategy):
         if self.resources.device_kind == "cpu" and (self.resources.devices or 1) > 1:
             raise UsageError(
                 f"strategy {self.name!r} trains one replica a worker on CPUs, so --devices-per-worker "
-                f"{self.resources.devices} would have no effect: use --num-workers {self.resources.devices}, or mirrored"
+                f"{self.resources.devices} has no effect: use --num-workers {self.resources.devices}, or mirrored"
             )
         if others := {task.role for task in self.cluster.tasks} - {"chief", "worker"}:
             raise UsageError(f"strategy {self.name!r} has no role {others.pop()!r}: name only workers in TF_CONFIG")
@@ -75,7 +75,7 @@ class Independent(MultiWorkerMirrored):
 
     name = "independent"
     synchronous = False
-    requested_all_reduce = None
+    requested_all_reduce: ClassVar[str | None] = None
 
     def check(self) -> None:
         super().check()

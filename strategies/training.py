@@ -103,7 +103,7 @@ class ReplicatedTrainer:
             optimizer.apply(tape.gradient(loss, weights), model.trainable_variables)
             return loss_sum
 
-        @tf.function
+        @tf.function  # type: ignore[untyped-decorator]
         def steps(num_batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             loss_sums = tf.TensorArray(tf.float32, size=num_batches)
             data_wait_s = tf.constant(0.0, tf.float64)

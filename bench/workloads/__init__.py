@@ -49,9 +49,8 @@ def check(model: str, dataset: str, data_dir: Path | None) -> ModelSpec:
     spec = MODELS[model]
     DATASETS[dataset].find(data_dir)
     if DATASETS[dataset].num_classes > spec.num_classes:
-        raise UsageError(
-            f"dataset {dataset!r} has {DATASETS[dataset].num_classes} classes but model {model!r} has {spec.num_classes}"
-        )
+        classes = DATASETS[dataset].num_classes
+        raise UsageError(f"dataset {dataset!r} has {classes} classes but model {model!r} has {spec.num_classes}")
     return spec
 
 

@@ -57,9 +57,9 @@ class Dataset:
             path = next((candidate for candidate in candidates if candidate.is_file()), None)
             if path is None:
                 raise UsageError(
-                    f"data file {candidates[0].name!r} not found; looked for {' and '.join(map(str, candidates))}. Where "
-                    f'there is internet, python -c "import keras; keras.datasets.{self.fetch}.load_data()" fetches it '
-                    "into ~/.keras/datasets; name another folder with --data-dir"
+                    f"data file {candidates[0].name!r} not found; looked for {' and '.join(map(str, candidates))}. "
+                    f'Where there is internet, python -c "import keras; keras.datasets.{self.fetch}.load_data()" '
+                    "fetches it into ~/.keras/datasets; name another folder with --data-dir"
                 )
             found.append(path)
         return found
@@ -80,7 +80,9 @@ def _validate(images: Images, num_classes: int) -> None:
     if images.pixels.ndim != 4 or len(images.pixels) != len(images.labels) or not len(images.labels):  # noqa: PLR2004
         raise ValueError(f"{images.pixels.shape} pixels do not go with {images.labels.shape} labels")
     if images.labels.min() < 0 or images.labels.max() >= num_classes:
-        raise ValueError(f"labels reach from {images.labels.min()} to {images.labels.max()}, not 0 to {num_classes - 1}")
+        raise ValueError(
+            f"labels reach from {images.labels.min()} to {images.labels.max()}, not 0 to {num_classes - 1}"
+        )
 
 
 def _synthetic(_files: list[Path], shape: Shape, seed: int) -> Images:
@@ -125,7 +127,7 @@ class _ArraysOnly(pickle.Unpickler):
     """CIFAR-10 comes as pickles: build NumPy arrays from them and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] in ("numpy", "_codecs") and name in _ARRAY_PARTS:
+        if module.split(".", maxsplit=1)[0] in ("numpy", "_codecs") and name in _ARRAY_PARTS:
             return _ARRAY_PARTS[name]
         raise pickle.UnpicklingError(f"holds {module}.{name}, which is no part of CIFAR-10")
 

@@ -18,9 +18,7 @@ _CHUNK = 512
 _GRAY, _RGB = 1, 3
 
 
-def fit_to_model(
-    data: Images, shape: tuple[int, int, int]
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+def fit_to_model(data: Images, shape: tuple[int, int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
     """Images resized (bilinear) and turned gray or RGB as the model's input [h, w, c] wants, once, and their labels.
 
     Raises UsageError where the resized images would not fit into 4 GiB.
