@@ -61,7 +61,7 @@ def base_case(row: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, Any
 
 
 def _efficiency(row: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, Any]:
-    """T(N) / (N x T(1)), weak scaling as Horovod defines it; with a fixed global batch that equals t(1) / (N x t(N))."""
+    """T(N) / (N x T(1)): weak scaling as Horovod defines it; with a fixed global batch it equals t(1) / (N x t(N))."""
     base = base_case(row, among)
     if row["images_per_s"] is None or base is None:
         why = "no run is ok" if row["images_per_s"] is None else "no run of the base case: strategy 'single', same work"

@@ -7,6 +7,7 @@ dashes: `num-iters = 20` or `num_iters = 20`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -156,10 +157,10 @@ def parse(argv: Sequence[str]) -> RunConfig:
 
 
 def _config_path(argv: Sequence[str]) -> str | None:
-    for word, after in zip(argv, [*argv[1:], None], strict=True):
+    for word, after in itertools.pairwise([*argv, None]):
         if word == "--config":
             return after
-        if word.startswith("--config="):
+        if word and word.startswith("--config="):
             return word.partition("=")[2]
     return None
 

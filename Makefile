@@ -1,0 +1,39 @@
+# Two commands: `make demo` measures and draws, `make test` proves. Both do their own set-up, once.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: setup demo test perf lock clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
+		|| { echo "TrainScale needs Python 3.10 to 3.13 (make PYTHON=python3.12 ...)"; exit 3; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	@name=demo-$$(date +%Y%m%d-%H%M%S) && \
+	$(PY) -m jobs.sweep jobs/sweeps/demo.toml --experiment $$name && \
+	$(PY) -m analysis.report --experiment $$name --output results/reports/$$name
+
+test: setup
+	tests/browser/install_chromium.sh
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	$(PY) -m pytest
+
+# Ratios that need a quiet machine: what the loop and the telemetry cost.
+perf: setup
+	$(PY) -m tests.perf.overhead
+
+# After a change of the dependencies; needs uv.
+lock:
+	uv pip compile --universal --python-version 3.10 --generate-hashes --extra dev --no-header --no-annotate \
+		pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

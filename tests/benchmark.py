@@ -1,0 +1,70 @@
+"""Runs `python -m bench.run` as a user would, with bounds, and reads what it left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+BOUND_S = 120
+SMALL = ("--num-warmup-batches=3", "--num-batches-per-iter=2", "--num-iters=3", "--batch-size=8", "--device=cpu")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A results directory and the commands that fill it."""
+
+    results: Path
+
+    def command(self, *flags: str) -> list[str]:
+        return [sys.executable, "-m", "bench.run", *SMALL, f"--results-dir={self.results}", *flags]
+
+    def start(self, *flags: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*flags),
+            cwd=ROOT,
+            env=clean_environment() | (env or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *flags: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs to the end, within BOUND_S."""
+        process = self.start(*flags, env=env)
+        try:
+            stdout, stderr = process.communicate(timeout=BOUND_S)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.results / name)
+
+    def only_run(self) -> dict[str, Any]:
+        """The one row of `runs`."""
+        rows: list[dict[str, Any]] = self.table("runs").to_dict("records")  # type: ignore[assignment]
+        assert len(rows) == 1
+        return rows[0]
+
+    def left_behind(self) -> list[str]:
+        """Every file and folder below the results directory."""
+        return sorted(str(path.relative_to(self.results)) for path in self.results.rglob("*"))
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would make a run part of a cluster."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "TRAINSCALE_", "SLURM_"))}
+
+
+def last_json(stdout: str) -> dict[str, Any]:
+    """The machine-readable line of `--json`."""
+    figures: dict[str, Any] = json.loads(stdout.splitlines()[-1])
+    return figures

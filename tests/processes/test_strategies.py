@@ -1,0 +1,108 @@
+"""One table of strategies drives the same checks on all of them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from results.schema import RANKS, RUNS
+from tests.benchmark import Benchmark, last_json
+
+pytestmark = pytest.mark.processes
+
+# strategy, flags, devices, processes, the collective that the traced step must hold
+TABLE = [
+    ("single", [], 1, 1, None),
+    ("independent", ["--num-workers=2"], 2, 2, None),
+    ("mirrored", ["--devices-per-worker=2"], 2, 1, "ring"),
+    ("mwms", ["--num-workers=1"], 1, 1, None),
+    ("mwms", ["--num-workers=2"], 2, 2, "ring"),
+]
+IDS = [f"{row[0]}-x{row[2]}" for row in TABLE]
+
+
+@pytest.mark.parametrize(("strategy", "flags", "devices", "processes", "collective"), TABLE, ids=IDS)
+def test_a_run_records_all_that_it_measured(
+    benchmark: Benchmark, strategy: str, flags: list[str], devices: int, processes: int, collective: str | None
+) -> None:
+    done = benchmark.run(f"--strategy={strategy}", *flags, "--dataset=digits", "--json", "--telemetry-period=0.05")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    run = benchmark.only_run()
+    assert (run["status"], run["strategy"], run["num_devices"]) == ("ok", strategy, devices)
+    assert (run["num_processes"], run["global_batch"]) == (processes, 8 * devices)
+    assert (run["num_params"], run["gradient_bytes"], run["flops_per_image"]) == (62_346, 249_384, 7_495_680)
+    assert run["actual_all_reduce"] == collective
+    reasons = dict(run["null_reasons"])
+    optional = {"error", "failed_rank", "failed_phase"}
+    for column in RUNS:
+        value = run[column.name]
+        missing = value is None or (isinstance(value, float) and np.isnan(value))
+        assert not missing or column.name in optional or column.name in reasons, column.name
+    for name, value in run["provenance"].items():
+        assert value is not None or f"provenance.{name}" in reasons, name
+    assert json.loads(run["config"])["strategy"] == strategy
+
+    ranks = benchmark.table("ranks").sort_values("rank")
+    assert list(ranks["rank"]) == list(range(processes))
+    assert set(ranks["status"]) == {"ok"}
+    assert set(ranks["retraces"]) == {0}
+    for column in RANKS:
+        if column.name not in ("error", "gpu_peak_mem_used_bytes"):
+            assert ranks[column.name].notna().all(), column.name
+    phases = ranks[["import_s", "rendezvous_s", "build_s", "trace_s", "warmup_s"]]
+    assert (phases >= 0).all(axis=None)
+    assert np.allclose(phases.sum(axis=1), ranks["startup_time_s"], rtol=0.01, atol=0.05)
+    digests = {digest for row in ranks["weight_digests"] for digest in row}
+    assert len(digests) == (processes if strategy == "independent" else 1)
+    if processes == 2:
+        assert ranks["cores"].map(tuple).nunique() == 2
+
+    iters = benchmark.table("iters")
+    for rank in range(processes):
+        mine = iters[iters["rank"] == rank].sort_values("iter")
+        assert list(mine["num_batches"]) == [1, 2, 2, 2, 2]
+        assert list(mine["warmup"]) == [True, True, False, False, False]
+        assert (mine["duration_s"] > 0).all()
+        assert mine["data_wait_s"].between(0, mine["duration_s"]).all()
+        assert (mine["t_start_ns"].diff().dropna() >= mine["duration_s"].to_numpy()[:-1] * 1e9 - 1).all()
+        assert mine["loss"].between(1.0, 4.0).all()
+
+    telemetry = benchmark.table("telemetry")
+    assert set(telemetry["rank"]) == set(range(processes))
+    assert (telemetry["rss_bytes"] > 2**27).all()
+    assert telemetry[telemetry["rank"] == 0]["net_rx_bytes"].notna().all()
+
+    figures = last_json(done.stdout)
+    assert figures["run_id"] == run["run_id"]
+    window = iters[~iters["warmup"]]
+    seconds = ((window["t_start_ns"] + window["duration_s"] * 1e9).max() - window["t_start_ns"].min()) / 1e9
+    assert figures["images_per_s"] == pytest.approx(6 * 8 * devices / seconds)
+
+
+def losses(benchmark: Benchmark) -> pd.Series:
+    """Mean loss of each iteration over all ranks: with equal shares, that of the global batches."""
+    return benchmark.table("iters").groupby("iter")["loss"].mean()
+
+
+@pytest.mark.parametrize("dataset", ["digits", "synthetic"])
+def test_synchronous_strategies_compute_the_same_training(benchmark: Benchmark, dataset: str) -> None:
+    """Six SGD steps on the same global batches give the same losses, however many devices share them."""
+    found = {}
+    for name, flags in {
+        "single": ["--strategy=single"],
+        "mirrored": ["--strategy=mirrored", "--devices-per-worker=2"],
+        "mwms": ["--strategy=mwms", "--num-workers=2"],
+    }.items():
+        other = Benchmark(benchmark.results / name)
+        steps = ["--num-warmup-batches=1", "--num-batches-per-iter=1", "--num-iters=5", "--batch-size=None"]
+        done = other.run(*flags, *steps, "--global-batch-size=24", f"--dataset={dataset}")
+        assert done.returncode == 0, done.stderr
+        found[name] = losses(other)
+    assert len(found["single"]) == 6
+    assert found["single"].nunique() == 6
+    for name in ("mirrored", "mwms"):
+        assert np.allclose(found[name], found["single"], rtol=1e-5), (name, found[name] / found["single"] - 1)

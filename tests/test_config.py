@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.config import RunConfig, parse
+from bench.errors import UsageError
+from bench.workloads import MODELS
+from bench.workloads.datasets import DATASETS
+from strategies import STRATEGIES
+
+
+def test_defaults_are_those_of_the_dataclasses() -> None:
+    assert parse([]) == RunConfig()
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('model = "cifar_cnn"\nnum-iters = 7\nnum_workers = 2\njson = true\ntimeout = 5\n')
+    config = parse(["--config", str(file), "--num-iters", "9"])
+    assert (config.workload.model, config.measure.num_iters, config.machine.num_workers) == ("cifar_cnn", 9, 2)
+    assert config.output.json
+    assert config.machine.timeout == 5.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("num_itres = 3", "unknown setting 'num_itres'. Did you mean 'num-iters'?"),
+        ("num_iters = [1, 2]", "a setting has one value"),
+        ("num_iters = ", "is not TOML"),
+        ("batch_size = 0", "--batch-size is 0: give a whole number of at least 1"),
+    ],
+)
+def test_a_bad_file_is_one_line_with_the_remedy(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        parse([f"--config={file}"])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.toml.*cannot be read"):
+        parse(["--config", str(tmp_path / "nowhere.toml")])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--batch-size=-4"], "--batch-size is -4"),
+        (["--batch-size", "4", "--global-batch-size", "8"], "exclude each other"),
+        (["--num-iters", "0"], "--num-iters is 0"),
+        (["--num-warmup-batches", "0"], "--num-warmup-batches is 0"),
+        (["--num-workers", "0"], "--num-workers is 0"),
+        (["--timeout", "0"], "--timeout is 0"),
+        (["--timeout", "nan"], "--timeout is nan"),
+        (["--telemetry-period=-1"], "--telemetry-period is -1"),
+        (["--port-base", "65535", "--num-workers", "2"], "--port-base is 65535"),
+        (["--seed=-1"], "--seed is -1"),
+    ],
+)
+def test_bad_values_are_refused_by_name(flags: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(flags)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("flags", [["--no-such-flag"], ["--batch-size", "many"], ["--device", "tpu"]])
+def test_what_is_no_flag_exits_with_2(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(flags)
+    assert caught.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_help_is_grouped_and_states_every_default_and_every_valid_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for group in ("workload options", "measure options", "machine options", "output options"):
+        assert group in text
+    for name in [*MODELS, *DATASETS, *STRATEGIES]:
+        assert name in text
+    flags = [flag for flag in RunConfig().as_dict() if flag]
+    assert text.count("(default:") == len(flags) + 1  # and --config
+    for flag in flags:
+        assert f"--{flag.replace('_', '-')}" in text
+
+
+def test_the_configuration_is_saved_in_plain_types(tmp_path: Path) -> None:
+    saved = parse(["--data-dir", str(tmp_path), "--batch-size", "3"]).as_dict()
+    assert saved["data_dir"] == str(tmp_path)
+    assert saved["batch_size"] == 3
+    assert saved["global_batch_size"] is None

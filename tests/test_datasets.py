@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.errors import EnvironmentFault, UsageError
+from bench.workloads.datasets import DATASETS
+from bench.workloads.order import sample_order, shard_batches
+from strategies.base import Shard
+
+SHAPE = (28, 28, 1)
+
+
+def test_synthetic_images_are_functions_of_seed_and_index() -> None:
+    one, again, other = (DATASETS["synthetic"].load(None, SHAPE, seed) for seed in (1, 1, 2))
+    assert one.pixels.shape == (2048, *SHAPE)
+    assert (one.pixels == again.pixels).all()
+    assert (one.labels == again.labels).all()
+    assert (one.pixels != other.pixels).any()
+    assert set(one.labels) == set(range(10))
+    assert len(np.unique(one.pixels[:64].reshape(64, -1), axis=0)) == 64
+    large = DATASETS["synthetic"].load(None, (224, 224, 3), 1)
+    assert large.pixels.nbytes <= 64 << 20
+
+
+def test_digits_are_the_real_ones() -> None:
+    from sklearn.datasets import load_digits
+
+    ours, theirs = DATASETS["digits"].load(None, SHAPE, 1), load_digits()
+    assert ours.pixels.shape == (1797, 8, 8, 1)
+    assert (ours.labels == theirs.target).all()
+    assert (ours.pixels[..., 0] == theirs.images * 255 // 16).all()
+
+
+def test_mnist_is_read_from_kerass_cache_file(tmp_path: Path) -> None:
+    pixels = np.arange(3 * 784, dtype=np.uint8).reshape(3, 28, 28)
+    np.savez(tmp_path / "mnist.npz", x_train=pixels, y_train=np.array([7, 0, 9], np.uint8))
+    images = DATASETS["mnist"].load(tmp_path, SHAPE, 1)
+    assert (images.pixels[..., 0] == pixels).all()
+    assert list(images.labels) == [7, 0, 9]
+
+
+@pytest.mark.parametrize("folder", ["", "fashion-mnist"])
+def test_fashion_mnist_is_read_from_idx_files(tmp_path: Path, folder: str) -> None:
+    root = tmp_path / folder
+    root.mkdir(exist_ok=True)
+    pixels = np.arange(2 * 784, dtype=np.uint8).reshape(2, 28, 28)
+    (root / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + pixels.tobytes()))
+    (root / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + bytes([4, 2])))
+    images = DATASETS["fashion_mnist"].load(tmp_path, SHAPE, 1)
+    assert (images.pixels[..., 0] == pixels).all()
+    assert list(images.labels) == [4, 2]
+
+
+def write_cifar(root: Path, poison: object = None) -> np.ndarray:
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 2, 3, 32, 32), dtype=np.uint8)
+    for index in range(5):
+        batch = {b"data": pixels[index].reshape(2, -1), b"labels": [index, 9], b"extra": poison}
+        (folder / f"data_batch_{index + 1}").write_bytes(pickle.dumps(batch, protocol=2))
+    return pixels
+
+
+def test_cifar10_is_read_with_channels_last(tmp_path: Path) -> None:
+    pixels = write_cifar(tmp_path)
+    images = DATASETS["cifar10"].load(tmp_path, (32, 32, 3), 1)
+    assert images.pixels.shape == (10, 32, 32, 3)
+    assert (images.pixels[3] == pixels[1, 1].transpose(1, 2, 0)).all()
+    assert list(images.labels[:4]) == [0, 9, 1, 9]
+
+
+class Poison:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch planted",)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_cifar(tmp_path, Poison())
+    with pytest.raises(EnvironmentFault, match="no part of CIFAR-10"):
+        DATASETS["cifar10"].load(tmp_path, (32, 32, 3), 1)
+    assert not (tmp_path / "planted").exists()
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_a_missing_file_says_where_and_how(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        DATASETS[name].find(tmp_path)
+    text = str(caught.value)
+    assert str(tmp_path) in text
+    assert f"keras.datasets.{name}.load_data()" in text
+    assert "--data-dir" in text
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "labels", "keys"])
+def test_a_corrupt_file_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "mnist.npz"
+    labels = np.array([3, 10 if damage == "labels" else 1], np.uint8)
+    names = {"x": np.zeros((2, 28, 28), np.uint8)} if damage == "keys" else {"x_train": np.zeros((2, 28, 28), np.uint8)}
+    np.savez(path, y_train=labels, **names)
+    whole = path.read_bytes()
+    path.write_bytes({"truncated": whole[:-40], "garbage": b"\0" * 500, "empty": b""}.get(damage, whole))
+    with pytest.raises(EnvironmentFault) as caught:
+        DATASETS["mnist"].load(tmp_path, SHAPE, 1)
+    assert str(path) in str(caught.value)
+
+
+def test_the_order_is_whole_seeded_epochs_and_a_prefix_of_any_longer_one() -> None:
+    order = sample_order(10, seed=3, count=25)
+    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
+    assert list(order[:10]) != list(order[10:20])
+    assert (sample_order(10, seed=3, count=40)[:25] == order).all()
+    assert (sample_order(10, seed=4, count=25) != order).any()
+
+
+@pytest.mark.parametrize(("total", "batch"), [(1, 12), (2, 6), (3, 4), (4, 3)])
+def test_workers_together_see_what_one_worker_sees(total: int, batch: int) -> None:
+    steps = 5
+    order = sample_order(17, seed=1, count=steps * 12)
+    parts = [shard_batches(order, Shard(first=i, count=1, total=total), batch) for i in range(total)]
+    together = np.concatenate(parts, axis=1).reshape(-1)
+    assert (together == order).all()
+
+
+def test_replicas_of_one_worker_come_in_order_within_a_step() -> None:
+    order = np.arange(24, dtype=np.int32)
+    mine = shard_batches(order, Shard(first=2, count=2, total=4), batch=3)
+    assert mine.tolist() == [[6, 7, 8], [9, 10, 11], [18, 19, 20], [21, 22, 23]]

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.errors import WorkloadError
+from bench.measure import Schedule, measure
+from strategies.base import Steps
+
+
+class World:
+    """A clock that only moves when the fake device works, and a device that works when it is waited for."""
+
+    def __init__(self, losses: dict[int, list[float]] | None = None) -> None:
+        self.now = 1_000
+        self.events: list[str] = []
+        self.losses = losses or {}
+        self.calls = 0
+
+    def now_ns(self) -> int:
+        self.events.append("clock")
+        return self.now
+
+    def run(self, num_batches: int) -> Callable[[], Steps]:
+        self.events.append(f"run {num_batches}")
+        self._queued = num_batches
+        call, self.calls = self.calls, self.calls + 1
+        loss = np.asarray(self.losses.get(call, [0.5] * num_batches), np.float32)
+        return lambda: Steps(loss=loss, data_wait_s=0.25)
+
+    def synchronise(self) -> None:
+        self.events.append("synchronise")
+        self.now += 10_000_000 * self._queued
+
+
+def measured(world: World, schedule: Schedule) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    measure(
+        world,
+        schedule,
+        world,
+        on_traced=lambda: world.events.append("traced"),
+        on_warm=lambda: world.events.append("warm"),
+        on_iter=rows.append,
+    )
+    return rows
+
+
+SCHEDULE = Schedule(num_warmup_batches=6, num_batches_per_iter=4, num_iters=2)
+
+
+def test_the_first_step_traces_alone_and_warm_up_keeps_its_count() -> None:
+    assert list(SCHEDULE.calls()) == [(1, True), (4, True), (1, True), (4, False), (4, False)]
+    assert SCHEDULE.num_batches == 14
+    assert list(Schedule(num_warmup_batches=1, num_batches_per_iter=9, num_iters=1).calls()) == [(1, True), (9, False)]
+
+
+def test_every_iteration_is_kept_with_its_own_time() -> None:
+    rows = measured(World(), SCHEDULE)
+    assert [row["iter"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["warmup"] for row in rows] == [True, True, True, False, False]
+    assert [row["num_batches"] for row in rows] == [1, 4, 1, 4, 4]
+    assert [row["duration_s"] for row in rows] == pytest.approx([0.01, 0.04, 0.01, 0.04, 0.04])
+    assert [row["t_start_ns"] for row in rows] == [1_000, 10_001_000, 50_001_000, 60_001_000, 100_001_000]
+    assert {row["data_wait_s"] for row in rows} == {0.25}
+    assert {row["loss"] for row in rows} == {0.5}
+
+
+def test_the_clock_is_read_after_the_device_has_finished() -> None:
+    world = World()
+    measured(world, Schedule(num_warmup_batches=1, num_batches_per_iter=4, num_iters=1))
+    one_call = ["clock", "run 1", "synchronise", "clock"]
+    assert world.events == [*one_call, "traced", "warm", "clock", "run 4", "synchronise", "clock"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run_after_it_was_recorded(bad: float) -> None:
+    rows: list[dict[str, Any]] = []
+    world = World({3: [0.5, 0.5, bad, 0.5]})
+    with pytest.raises(WorkloadError, match="in step 3 of iteration 3"):
+        measure(world, SCHEDULE, world, on_traced=lambda: None, on_warm=lambda: None, on_iter=rows.append)
+    assert len(rows) == 4
+    assert not np.isfinite(rows[3]["loss"])

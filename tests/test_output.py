@@ -1,0 +1,65 @@
+"""The lines that other tools match, checked with the patterns that those tools use."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from bench.config import parse
+from bench.local import plan_local
+from bench.output import print_header, print_iter, print_summary
+from bench.summary import FIGURES
+from bench.telemetry import Gpus
+from tests.emulated_nvml import install
+
+SUMMARY = dict.fromkeys(FIGURES) | {
+    "run_id": "R",
+    "status": "ok",
+    "device_kind": "cpu",
+    "num_devices": 2,
+    "images_per_s": 2468.94,
+    "images_per_s_spread": 24.6,
+    "step_time_p50_s": 0.01,
+}
+
+
+def test_a_run_prints_what_reframe_and_tf_cnn_benchmarks_match(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, [])
+    plan = plan_local(parse(["--strategy=mwms", "--num-workers=2", "--batch-size=32"]), Gpus({})).plan
+    print_header(plan)
+    print_iter(plan, {"num_batches": 10, "duration_s": 0.25}, 3)
+    print_summary(SUMMARY, as_json=True)
+    out = capsys.readouterr().out
+    assert re.search(r"^Model: mnist_cnn$", out, re.M)
+    assert re.search(r"^Batch size: 32$", out, re.M)
+    assert re.search(r"^Number of CPUs: 2$", out, re.M)
+    assert re.search(r"^Iter #3: 1280\.0 img/sec per CPU$", out, re.M)
+    assert re.search(r"^Img/sec per CPU: (?P<rate>\S+) \+-(?P<spread>\S+)$", out, re.M)
+    total = re.search(r"^Total img/sec on 2 CPU\(s\): (?P<rate>\S+) \+-(?P<spread>\S+)$", out, re.M)
+    assert total
+    assert (float(total["rate"]), float(total["spread"])) == (2468.9, 24.6)
+    assert re.search(r"^total images/sec: (\d+\.\d+)$", out, re.M)
+    logged = [json.loads(line.removeprefix(":::MLLOG ")) for line in out.splitlines() if line.startswith(":::MLLOG ")]
+    assert [entry["key"] for entry in logged] == ["throughput", "step_time_p50"]
+    assert logged[0]["value"] == 2468.94
+    assert set(logged[0]) == {"namespace", "time_ms", "event_type", "key", "value", "metadata"}
+    assert json.loads(out.splitlines()[-1]) == SUMMARY
+
+
+def test_on_gpus_the_lines_say_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(SUMMARY | {"device_kind": "gpu"}, as_json=False)
+    out = capsys.readouterr().out
+    assert "Img/sec per GPU: 1234.5 +-12.3" in out
+    assert "Total img/sec on 2 GPU(s): 2468.9 +-24.6" in out
+    assert out.splitlines()[-1] == "total images/sec: 2468.94"
+
+
+def test_a_failed_run_prints_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(SUMMARY | {"status": "failed"}, as_json=True)
+    out = capsys.readouterr().out
+    assert "mg/sec" not in out
+    assert json.loads(out)["status"] == "failed"

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from bench.config import RunConfig, parse
+from bench.errors import BenchError, EnvironmentFault, UsageError
+from bench.local import LocalPlan, plan_local
+from bench.telemetry import Gpus
+from results.schema import RUNS
+from tests.emulated_nvml import H200, install
+
+CORES = len(os.sched_getaffinity(0))
+FOUR_GPUS = [H200 | {"uuid": f"GPU-{index}".encode()} for index in range(4)]
+
+
+def planned(*flags: str) -> LocalPlan:
+    return plan_local(parse(flags), Gpus({}))
+
+
+def fields(*flags: str) -> dict[str, Any]:
+    return planned(*flags).plan.run_fields()
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, [])
+
+
+def test_the_default_is_one_device_with_all_cores() -> None:
+    row = fields()
+    assert (row["num_devices"], row["num_processes"], row["batch_per_device"], row["global_batch"]) == (1, 1, 64, 64)
+    assert (row["scaling"], row["device_kind"], row["cores_per_device"]) == ("weak", "cpu", float(CORES))
+    assert set(row) <= {column.name for column in RUNS}
+
+
+@pytest.mark.parametrize(
+    ("flags", "devices", "processes"),
+    [
+        (["--strategy=mirrored", "--devices-per-worker=3"], 3, 1),
+        (["--strategy=mwms", "--num-workers=3"], 3, 3),
+        (["--strategy=multi_worker_mirrored", "--num-workers=2"], 2, 2),
+        (["--strategy=independent", "--num-workers=2"], 2, 2),
+    ],
+)
+def test_weak_scaling_keeps_the_batch_of_a_device(flags: list[str], devices: int, processes: int) -> None:
+    row = fields(*flags, "--batch-size=12")
+    assert (row["num_devices"], row["num_processes"]) == (devices, processes)
+    assert (row["batch_per_device"], row["global_batch"]) == (12, 12 * devices)
+
+
+def test_strong_scaling_shares_the_global_batch() -> None:
+    row = fields("--strategy=mwms", "--num-workers=4", "--global-batch-size=64")
+    assert (row["batch_per_device"], row["global_batch"], row["scaling"]) == (16, 64, "strong")
+
+
+def test_workers_get_disjoint_cores_and_distinct_ports() -> None:
+    local = planned("--strategy=mwms", "--num-workers=2", "--cores-per-device=1") if CORES > 1 else planned()
+    assert len(set(local.ports)) == len(local.ports)
+    assert [len(cores) for cores in local.cores] == [1] * len(local.cores) or CORES == 1
+    assert len(set(local.cores)) == len(local.cores)
+
+
+def test_gpus_are_shared_out_by_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FOUR_GPUS)
+    local = planned("--strategy=mwms", "--num-workers=2")
+    assert local.gpus == (("GPU-0", "GPU-1"), ("GPU-2", "GPU-3"))
+    row = local.plan.run_fields()
+    assert (row["device_kind"], row["num_devices"]) == ("gpu", 4)
+    assert fields("--strategy=mirrored")["num_devices"] == 4
+    assert fields("--strategy=single")["num_devices"] == 1
+    assert fields("--strategy=mirrored", "--device=cpu")["device_kind"] == "cpu"
+
+
+def test_workers_share_a_gpu_only_when_its_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FOUR_GPUS[:1])
+    local = planned("--strategy=mwms", "--num-workers=2", "--gpu-memory-mib=1024", "--devices-per-worker=1")
+    assert local.gpus == (("GPU-0",), ("GPU-0",))
+    with pytest.raises(UsageError, match=r"--devices-per-worker 2 but a worker sees 1 GPU.*--gpu-memory-mib"):
+        planned("--strategy=mirrored", "--devices-per-worker=2")
+
+
+REFUSED = [
+    (["--strategy=mwmss"], UsageError, "unknown strategy 'mwmss'. Did you mean 'mwms'? Valid: independent, mirrored"),
+    (["--model=vgg61"], UsageError, "unknown model 'vgg61'. Did you mean 'vgg19'?"),
+    (["--strategy=single", "--num-workers=2"], UsageError, "runs in one process, so --num-workers 2 does not apply"),
+    (["--strategy=mirrored", "--num-workers=2"], UsageError, "--devices-per-worker"),
+    (["--strategy=single", "--devices-per-worker=2"], UsageError, "trains on one device"),
+    (["--strategy=mwms", "--devices-per-worker=2"], UsageError, "has no effect: use --num-workers 2, or mirrored"),
+    (["--strategy=independent", "--devices-per-worker=2"], UsageError, "has no effect"),
+    (["--strategy=mwms", "--num-workers=3", "--global-batch-size=64"], UsageError, "by 3 devices: use 63 or 66"),
+    (["--strategy=mwms", "--num-workers=3", "--global-batch-size=2"], UsageError, "by 3 devices: use 3"),
+    (["--device=gpu"], EnvironmentFault, "--device gpu, but there is none for this process"),
+    (["--gpu-memory-mib=100"], UsageError, "this run uses the CPU"),
+    ([f"--cores-per-device={CORES + 1}"], UsageError, f"this job may use {CORES}"),
+    (["--dataset=mnist", "--data-dir=/nowhere"], UsageError, "data file 'mnist.npz' not found"),
+]
+
+
+@pytest.mark.parametrize(("flags", "kind", "message"), REFUSED)
+def test_what_cannot_run_is_refused_before_anything_starts(
+    flags: list[str], kind: type[BenchError], message: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        planned(*flags)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(EnvironmentFault, match=f"port {port} is in use"):
+            planned("--strategy=mwms", "--num-workers=2", f"--port-base={port}")
+
+
+def test_the_whole_configuration_is_kept() -> None:
+    assert fields("--seed=7")["config"] == RunConfig().as_dict() | {"seed": 7}

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bench.provenance import allowed_environment, cgroup_limits, cpu_model, git_state, of_host
+from bench.telemetry import Gpus
+from results.schema import PROVENANCE
+
+
+def test_only_allowed_variables_without_secrets_are_recorded() -> None:
+    env = {
+        "TF_CONFIG": "{}",
+        "OMP_NUM_THREADS": "2",
+        "NCCL_DEBUG": "INFO",
+        "HOROVOD_CYCLE_TIME": "5",
+        "SLURM_JOB_ID": "7",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "SLURM_JWT": "secret",
+        "HOROVOD_SECRET_KEY": "secret",
+        "TF_API_TOKEN": "secret",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "HOME": "secret",
+        "MY_TF_THING": "secret",
+        "CUDA_VISIBLE_DEVICES_X": "secret",
+    }
+    assert list(allowed_environment(env)) == sorted(name for name, value in env.items() if value != "secret")
+
+
+def test_everything_in_the_host_part_is_a_column_and_what_is_missing_has_a_reason() -> None:
+    fields, reasons = of_host({}, Gpus({"CUDA_VISIBLE_DEVICES": "-1"}))
+    assert set(fields) <= {column.name for column in PROVENANCE}
+    for name, value in fields.items():
+        assert value is not None or f"provenance.{name}" in reasons
+
+
+@pytest.mark.parametrize(
+    ("files", "limits"),
+    [
+        ({"job/cpu.max": "150000 100000", "job/memory.max": "1073741824"}, (1.5, 2**30)),
+        ({"job/cpu.max": "max 100000", "job/memory.max": "max"}, (None, None)),
+        ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, (2.0, None)),
+        ({"cpu/cpu.cfs_quota_us": "-1", "memory/memory.limit_in_bytes": "9223372036854771712"}, (None, None)),
+        ({}, (None, None)),
+    ],
+)
+def test_control_group_limits(tmp_path: Path, files: dict[str, str], limits: tuple[float | None, int | None]) -> None:
+    membership = tmp_path / "membership"
+    membership.write_text("12:cpu:/\n0::/job\n")
+    for name, text in files.items():
+        path = tmp_path / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    assert cgroup_limits(membership, tmp_path / "fs") == limits
+
+
+def test_cpu_model(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nmodel name\t: Some CPU @ 2.50GHz\nprocessor : 1\nmodel name\t: Other\n")
+    assert cpu_model(cpuinfo) == "Some CPU @ 2.50GHz"
+
+
+def test_git_state_follows_the_checkout(tmp_path: Path) -> None:
+    assert git_state(tmp_path)[:2] == (None, None)
+    assert "not in a git checkout" in str(git_state(tmp_path)[2])
+
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]
+        command = ["git", "-C", str(tmp_path), *identity, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "file").write_text("one")
+    git("add", "file")
+    git("commit", "-qm", "one")
+    assert git_state(tmp_path) == (git("rev-parse", "HEAD"), False, None)
+    (tmp_path / "file").write_text("two")
+    assert git_state(tmp_path)[1] is True

@@ -1,0 +1,140 @@
+"""Every way a run can end, from what the processes left behind."""
+
+from __future__ import annotations
+
+import signal
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from bench.record import Ending, Tables, conclude
+from results.store import ShardContent
+
+ENDED = datetime(2026, 5, 1, 12, 0, 5, tzinfo=timezone.utc)
+RUN = {
+    "started_at": 1_777_636_800.0,
+    "config": {"seed": 1},
+    "num_processes": 2,
+    "synchronous": True,
+    "device_kind": "cpu",
+    "provenance": {"cpu_model": "A CPU"},
+    "null_reasons": {"x": "y"},
+}
+SECOND = 1_000_000_000
+CLEAN = Ending()
+
+
+def rank(number: int, **fields: Any) -> ShardContent:
+    said = {"rank": number, "status": "ok", "exit_code": 0, "phase": "finish", "weight_digests": ["abc"], **fields}
+    rows = [
+        {"iter": 0, "warmup": True, "num_batches": 1, "t_start_ns": 0, "duration_s": 1.0},
+        {"iter": 1, "warmup": False, "num_batches": 2, "t_start_ns": 10 * SECOND, "duration_s": 2.0},
+    ]
+    return ShardContent(f"rank-{number:05d}", rank={k: v for k, v in said.items() if v is not ...}, iters=rows)
+
+
+def ended(*ranks: ShardContent, ending: Ending = CLEAN, **run: Any) -> Tables:
+    return conclude("R", [*ranks, ShardContent("run", run=RUN | run)], ending, ENDED)
+
+
+def verdict(tables: Tables) -> tuple[Any, ...]:
+    row = tables["runs"][0]
+    return row["status"], row["exit_code"], row["failed_rank"], row["failed_phase"]
+
+
+def test_a_clean_end() -> None:
+    tables = ended(rank(0), rank(1), ending=Ending(exit_codes={0: 0, 1: 0}))
+    assert verdict(tables) == ("ok", 0, None, None)
+    run = tables["runs"][0]
+    assert run["run_id"] == "R"
+    assert run["error"] is None
+    assert run["ended_at"] == ENDED
+    assert run["started_at"] == datetime(2026, 5, 1, 12, 0, tzinfo=timezone.utc)
+    assert run["device_name"] == "A CPU"
+    assert run["null_reasons"] == {"x": "y"}
+    assert len(run["comparability_key"]) == 16
+    assert [row["rank"] for row in tables["iters"]] == [0, 0, 1, 1]
+    assert {row["run_id"] for row in tables["iters"] + tables["ranks"]} == {"R"}
+
+
+def test_a_failed_rank_is_named_with_its_phase_and_its_words() -> None:
+    bad = rank(1, status="failed", exit_code=4, phase="timed", error="loss is nan")
+    stopped = rank(0, status="interrupted", exit_code=143, error="stopped by SIGTERM")
+    tables = ended(stopped, bad, ending=Ending(exit_codes={1: 4, 0: 143}, first_failed=1))
+    assert verdict(tables) == ("failed", 4, 1, "timed")
+    assert tables["runs"][0]["error"] == "loss is nan"
+
+
+def test_a_killed_rank_is_lost_and_its_iterations_are_kept() -> None:
+    dead = rank(1, status=..., exit_code=..., phase="timed")
+    tables = ended(
+        rank(0, status="interrupted", error="stopped by SIGTERM"),
+        dead,
+        ending=Ending(exit_codes={1: -signal.SIGKILL, 0: 143}, first_failed=1, last_words={1: "OOM?"}),
+    )
+    assert verdict(tables) == ("lost", 4, 1, "timed")
+    assert "SIGKILL" in tables["runs"][0]["error"]
+    assert "OOM?" in tables["runs"][0]["error"]
+    assert tables["ranks"][1]["exit_code"] == 137
+    assert [row["rank"] for row in tables["iters"]] == [0, 0, 1, 1]
+
+
+def test_a_rank_that_left_nothing_still_has_a_row() -> None:
+    tables = ended(rank(0))
+    assert verdict(tables)[:3] == ("lost", 4, 1)
+    assert tables["ranks"][1]["status"] == "lost"
+    assert "results directory" in tables["ranks"][1]["error"]
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_what_is_the_users_or_the_machines_fault_keeps_its_code(code: int) -> None:
+    bad = rank(0, status="failed", exit_code=code, phase="build", error="no file")
+    assert verdict(ended(bad, rank(1), ending=Ending(exit_codes={0: code, 1: 0}, first_failed=0)))[1] == code
+
+
+def test_out_of_memory_has_a_status_of_its_own() -> None:
+    bad = rank(0, status="oom", exit_code=4, phase="trace", error="ResourceExhaustedError: OOM")
+    assert verdict(ended(bad, rank(1), ending=Ending(first_failed=0))) == ("oom", 4, 0, "trace")
+
+
+def test_the_time_limit_names_who_was_still_where() -> None:
+    late = rank(1, status=..., exit_code=..., phase="rendezvous")
+    tables = ended(rank(0), late, ending=Ending(exit_codes={0: 0, 1: -15}, timeout_s=30))
+    assert verdict(tables) == ("timeout", 124, 1, "rendezvous")
+    assert "rank 1 in rendezvous" in tables["runs"][0]["error"]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_blames_no_rank(signum: int, code: int) -> None:
+    stopped = rank(0, status="interrupted", exit_code=code, error="stopped")
+    assert verdict(ended(stopped, rank(1), ending=Ending(signum=signum))) == ("interrupted", code, None, None)
+
+
+def test_replicas_that_differ_fail_a_synchronous_run_only() -> None:
+    other = rank(1, weight_digests=["abd"])
+    tables = ended(rank(0), other)
+    assert verdict(tables) == ("failed", 4, 1, "finish")
+    assert "not averaged" in tables["runs"][0]["error"]
+    assert verdict(ended(rank(0), other, synchronous=False))[0] == "ok"
+    assert verdict(ended(rank(0, weight_digests=["abc", "abd"]), rank(1)))[2] == 0
+
+
+def test_a_crash_after_the_last_word_is_no_success() -> None:
+    tables = ended(rank(0), rank(1), ending=Ending(exit_codes={0: 0, 1: -signal.SIGSEGV}, first_failed=1))
+    assert verdict(tables) == ("failed", 4, 1, "finish")
+    assert "SIGSEGV" in tables["runs"][0]["error"]
+
+
+def test_times_are_put_on_rank_zeros_clock() -> None:
+    tables = ended(rank(0), rank(1, clock_offset_ns=3 * SECOND))
+    assert [row["t_start_ns"] for row in tables["iters"]] == [0, 10 * SECOND, -3 * SECOND, 7 * SECOND]
+
+
+def test_gpu_memory_is_the_peak_while_timing() -> None:
+    shard = rank(0)
+    for second, used in ((5, 900), (10, 100), (11, 300), (13, 800)):
+        shard.telemetry.append({"t_ns": second * SECOND, "gpu_mem_used_bytes": used})
+    shard.telemetry.append({"t_ns": 11 * SECOND, "rss_bytes": 1})
+    tables = ended(shard, rank(1))
+    assert [row["gpu_peak_mem_used_bytes"] for row in tables["ranks"]] == [300, None]

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from results.schema import COMPARABLE_FIELDS, RUNS, TABLES, arrow_schema, comparability_key
+from results.store import Store, StoreError
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=timezone.utc)
+
+
+def run_row(run_id: str, **fields: Any) -> dict[str, Any]:
+    return {"schema_version": 1, "run_id": run_id, "started_at": NOW, "status": "ok", **fields}
+
+
+def test_a_shard_gives_back_what_was_written(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    shard = store.open_shard("R", "rank-00000")
+    shard.update_rank(rank=0, status="started")
+    shard.update_rank(status="ok")
+    shard.update_run(model="m", null_reasons={"a": "1"})
+    shard.update_run(null_reasons={"b": "2"})
+    shard.add_iter({"iter": 0, "loss": float("nan")})
+    shard.add_telemetry({"t_ns": 1})
+    shard.close()
+    (content,) = store.read_shards("R")
+    assert content.rank == {"rank": 0, "status": "ok"}
+    assert content.run == {"model": "m", "null_reasons": {"a": "1", "b": "2"}}
+    assert content.iters[0]["loss"] != content.iters[0]["loss"]
+    assert content.telemetry == [{"t_ns": 1}]
+
+
+def test_a_line_cut_short_by_a_kill_costs_that_line_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    shard = store.open_shard("R", "rank-00000")
+    for index in range(3):
+        shard.add_iter({"iter": index})
+    shard.close()
+    (path,) = (tmp_path / ".shards" / "R").iterdir()
+    path.write_bytes(path.read_bytes()[:-5])
+    assert [row["iter"] for row in store.read_shards("R")[0].iters] == [0, 1]
+
+
+def test_threads_share_a_shard_without_mixing_lines(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    shard = store.open_shard("R", "rank-00000")
+
+    def write(who: int) -> None:
+        for index in range(200):
+            shard.add_iter({"who": who, "iter": index, "padding": "x" * 200})
+
+    threads = [threading.Thread(target=write, args=(who,)) for who in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = store.read_shards("R")[0].iters
+    assert len(rows) == 800
+    for who in range(4):
+        assert [row["iter"] for row in rows if row["who"] == who] == list(range(200))
+
+
+def test_a_shard_never_follows_a_planted_link(tmp_path: Path) -> None:
+    target = tmp_path / "victim"
+    target.write_text("precious")
+    (tmp_path / ".shards" / "R").mkdir(parents=True)
+    (tmp_path / ".shards" / "R" / "rank-00000.jsonl").symlink_to(target)
+    with pytest.raises(OSError):
+        Store(tmp_path).open_shard("R", "rank-00000")
+    assert target.read_text() == "precious"
+
+
+def test_committed_tables_are_read_by_pandas_and_duckdb(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.open_shard("A", "rank-00000").close()
+    provenance = {"hostname": "h", "environment": {"OMP_NUM_THREADS": "1"}, "gpus": [{"name": "g"}]}
+    store.commit("A", NOW, {"runs": [run_row("A", provenance=provenance)], "iters": [{"run_id": "A", "rank": 0}]})
+    store.commit("B", NOW, {"runs": [run_row("B")], "iters": []})
+    runs = pd.read_parquet(tmp_path / "runs").sort_values("run_id")
+    assert list(runs["run_id"]) == ["A", "B"]
+    assert runs.iloc[0]["provenance"]["hostname"] == "h"
+    assert runs["model"].isna().all()
+    assert str(runs["started_at"].dtype).startswith("datetime64")
+    assert [p.name for p in (tmp_path / "runs" / "date=2026-05-01").iterdir()] != []
+    counted = duckdb.execute("select count(*) from read_parquet(?)", [f"{tmp_path}/runs/**/*.parquet"]).fetchall()
+    assert counted == [(2,)]
+    assert not (tmp_path / ".shards").exists()
+    written = pq.read_schema(tmp_path / "iters" / "date=2026-05-01" / "A.parquet")
+    assert written.equals(arrow_schema("iters"), check_metadata=False)
+
+
+def test_runs_come_last_so_that_a_visible_run_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr("results.store._write_parquet", lambda path, table, rows: order.append(table))
+    Store(tmp_path).commit("A", NOW, {name: [] for name in TABLES})
+    assert order[-1] == "runs"
+    assert sorted(order) == sorted(TABLES)
+
+
+def test_a_failed_write_leaves_no_half_file_and_keeps_the_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    store.open_shard("A", "rank-00000").close()
+
+    def full_disk(table: Any, path: Path) -> None:
+        path.write_bytes(b"PAR1")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        store.commit("A", NOW, {"runs": [run_row("A")]})
+    assert not list(tmp_path.rglob("*.parquet*"))
+    assert len(store.read_shards("A")) == 1
+
+
+def test_a_row_with_a_column_that_the_schema_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no column.*speed"):
+        Store(tmp_path).commit("A", NOW, {"runs": [run_row("A", speed=3)]})
+
+
+@pytest.mark.parametrize("what", ["a file", "below a file"])
+def test_a_directory_that_cannot_be_written_is_found_at_once(tmp_path: Path, what: str) -> None:
+    (tmp_path / "file").write_text("")
+    root = tmp_path / "file" if what == "a file" else tmp_path / "file" / "data"
+    with pytest.raises(StoreError, match=r"cannot be written.*--results-dir"):
+        Store(root).prepare()
+
+
+def test_preparing_leaves_nothing_but_the_directory(tmp_path: Path) -> None:
+    Store(tmp_path / "new").prepare()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
+
+
+@pytest.mark.parametrize("field", COMPARABLE_FIELDS)
+def test_the_comparability_key_changes_with_each_of_its_fields(field: str) -> None:
+    assert field in {column.name for column in RUNS}
+    row = dict.fromkeys(COMPARABLE_FIELDS, 1)
+    assert comparability_key(row) == comparability_key(dict(reversed(row.items())))
+    assert comparability_key(row) != comparability_key(row | {field: 2})
+    assert comparability_key(row) == comparability_key(row | {"label": "other"})
+
+
+def test_every_column_says_what_it_means_and_units_stand_in_names() -> None:
+    for table in ("runs", "iters", "telemetry"):
+        for column in TABLES[table]:
+            assert column.meaning or column.name in ("run_id", "rank", "power_w", "temperature_c", "sm_clock_mhz")
+    for columns in TABLES.values():
+        names = [column.name for column in columns]
+        assert len(names) == len(set(names))

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from bench.summary import images_per_s, summarise
+
+SECOND = 1_000_000_000
+
+
+def row(rank: int, iteration: int, start_s: float, duration_s: float, *, warmup: bool = False) -> dict[str, object]:
+    return {
+        "rank": rank,
+        "iter": iteration,
+        "warmup": warmup,
+        "num_batches": 10,
+        "t_start_ns": round(start_s * SECOND),
+        "duration_s": duration_s,
+        "data_wait_s": duration_s / 4,
+        "loss": 1.0,
+    }
+
+
+TIMED = [row(0, 1, 0.0, 1.0), row(0, 2, 1.0, 3.0), row(1, 1, 0.5, 1.0), row(1, 2, 1.5, 3.5)]
+
+
+def test_throughput_is_all_images_over_the_window_of_all_ranks() -> None:
+    # 20 steps of 32 images, from 0.0 s (rank 0 starts) to 5.0 s (rank 1 ends).
+    assert images_per_s(TIMED, 32) == pytest.approx(20 * 32 / 5.0)
+
+
+def test_a_mean_of_rates_would_be_higher() -> None:
+    rates = [320 / 1.0, 320 / 3.0]
+    assert images_per_s(TIMED[:2], 32) == pytest.approx(640 / 4.0)
+    assert sum(rates) / 2 > 640 / 4.0
+
+
+def test_the_figures_of_a_run() -> None:
+    run = {"status": "ok", "global_batch": 32, "num_devices": 2}
+    ranks = [
+        {"rank": 0, "startup_time_s": 3.0, "peak_rss_bytes": 5, "framework_peak_mem_bytes": 1},
+        {"rank": 1, "startup_time_s": None, "peak_rss_bytes": 7, "framework_peak_mem_bytes": 2},
+    ]
+    iters = [row(0, 0, -5, 4, warmup=True), *TIMED]
+    figures = summarise({"runs": [run], "ranks": ranks, "iters": iters, "telemetry": []})
+    assert figures["images_per_s"] == pytest.approx(128.0)
+    assert figures["images_per_s_per_device"] == pytest.approx(64.0)
+    # The slowest rank's iterations: 1.0 s and 3.5 s for ten steps.
+    assert figures["step_time_p50_s"] == pytest.approx(0.225)
+    assert figures["step_time_p99_s"] == pytest.approx(0.1 + 0.99 * 0.25)
+    assert figures["step_time_jitter_s"] == pytest.approx(1.4826 * 0.125)
+    assert figures["data_wait_share"] == pytest.approx(0.25)
+    assert (figures["startup_time_s"], figures["peak_rss_bytes"], figures["framework_peak_mem_bytes"]) == (3.0, 7, 2)
+
+
+def test_a_failed_run_has_no_figures() -> None:
+    run = {"status": "failed", "global_batch": 32, "num_devices": 2}
+    figures = summarise({"runs": [run], "ranks": [], "iters": TIMED, "telemetry": []})
+    assert figures["status"] == "failed"
+    assert figures["images_per_s"] is None
