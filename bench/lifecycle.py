@@ -1,4 +1,4 @@
-"""The start and the end of a run, as the one process that answers for it writes them: the launcher, or rank 0."""
+"""The start and the end of a run, as the process that answers for it writes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.telemetry import Gpus
 from results.store import Shard, ShardContent, Store
 
 RUN_ID = "TRAINSCALE_RUN_ID"
-"""Variable in which the local launcher tells its workers the run's id."""
+"""Variable in which whoever starts rank 0 tells its workers the run's id."""
 
 
 def new_run_id(started_at: datetime) -> str:
@@ -23,8 +23,8 @@ def new_run_id(started_at: datetime) -> str:
     return f"{started_at:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
-def describe_run(shard: Shard, plan: Plan, started_at: datetime, env: Mapping[str, str], gpus: Gpus) -> None:
-    """Writes what is known of the run before it starts, from the process that will conclude it."""
+def describe_run(shard: Shard, plan: Plan, env: Mapping[str, str], gpus: Gpus) -> None:
+    """Writes what this host can tell of the run: where it runs, and why some columns will be null."""
     fields, reasons = provenance.of_host(env, gpus)
     if plan.strategy.requested_all_reduce is None:
         reasons["requested_all_reduce"] = f"strategy {plan.strategy.name!r} exchanges no gradients"
@@ -36,9 +36,7 @@ def describe_run(shard: Shard, plan: Plan, started_at: datetime, env: Mapping[st
         for column in ("import_s", "startup_time_s"):
             reasons[column] = "TensorFlow was loaded once, before the processes were forked"
     shard.update_run(
-        **plan.run_fields(),
         preloaded=preloaded,
-        started_at=started_at.timestamp(),
         provenance=fields,
         null_reasons=reasons,
     )

@@ -39,6 +39,16 @@ class Ending:
     last_words: Mapping[int, str] = field(default_factory=dict)
     """Rank -> the end of what it wrote to standard error."""
 
+    @property
+    def exit_code(self) -> int:
+        """What these processes alone would make of the run."""
+        if self.signum is not None:
+            return 128 + self.signum
+        if self.timeout_s is not None:
+            return ExitCode.TIMEOUT
+        failed = self.exit_codes.get(self.first_failed, 0) if self.first_failed is not None else 0
+        return failed if failed >= 0 else int(ExitCode.WORKLOAD)
+
 
 def conclude(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_at: datetime) -> Tables:
     """The four tables of a run, whatever became of it. `shards` as `results.store.Store.read_shards` gives them."""

@@ -1,18 +1,18 @@
 """Command line of one benchmark: `python -m bench.run --strategy mwms --num-workers 2`.
 
-Alone, it starts the workers; started as one of several by TF_CONFIG, it is a worker.
+It starts the workers as processes of their own and watches them; where TF_CONFIG says that this process is one of
+several, it starts and watches that one.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 
 from bench.config import parse
 from bench.errors import BenchError, UsageError
-from jobs.cluster import ClusterEnv, ClusterError
+from jobs.cluster import LAUNCHER_PID, ClusterEnv, ClusterError
 from results.store import StoreError
 
 
@@ -30,27 +30,23 @@ def main(argv: Sequence[str]) -> int:
 def _run(argv: Sequence[str]) -> int:
     config = parse(argv)
     cluster = ClusterEnv.from_env(os.environ)
-    if cluster is None:
-        from bench.local import plan_local, run_local, show
-        from bench.telemetry import Gpus
+    if LAUNCHER_PID in os.environ:
+        from bench import worker
 
-        gpus = Gpus(os.environ)
-        local = plan_local(config, gpus)
-        if config.output.dry_run:
-            show(local, argv)
-            return 0
-        return run_local(local, argv, os.environ, gpus)
+        return worker.run(config, cluster or ClusterEnv.alone(), os.environ)
     wanted = config.machine.num_workers
-    if wanted not in (None, cluster.size):
+    if cluster is not None and wanted not in (None, cluster.size):
         raise UsageError(f"--num-workers {wanted}, but {cluster.source} has {cluster.size} tasks: leave the flag out")
-    if config.output.dry_run:
-        print(
-            json.dumps({"config": config.as_dict(), "rank": cluster.rank, "TF_CONFIG": cluster.tf_config()}, indent=2)
-        )
-        return 0
-    from bench import worker
 
-    return worker.run(config, cluster, os.environ)
+    from bench.supervise import plan_launch, show, supervise
+    from bench.telemetry import Gpus
+
+    gpus = Gpus(os.environ)
+    launch_plan = plan_launch(config, cluster, gpus)
+    if config.output.dry_run:
+        show(launch_plan, argv)
+        return 0
+    return supervise(launch_plan, argv, os.environ, gpus)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,8 @@ import os
 import resource
 import signal
 import socket
-import threading
-import time
 import traceback
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from types import FrameType
 from typing import Any
 
@@ -21,21 +18,16 @@ from bench import frameworks, output, provenance
 from bench.clock import Clock
 from bench.config import RunConfig
 from bench.errors import BenchError, ExitCode
-from bench.lifecycle import RUN_ID, describe_run, finish, new_run_id
+from bench.lifecycle import RUN_ID
 from bench.measure import measure
 from bench.plan import Plan, make_strategy, resolve, resources_of
 from bench.ranklog import RankLog
-from bench.record import Ending
 from bench.telemetry import Gpus, ProcessSampler, Sampler
-from bench.watchdog import Watchdog
 from bench.workloads import workload
 from bench.workloads.arithmetic import forward_flops
-from jobs.cluster import LOCAL_LAUNCHER, ClusterEnv
-from jobs.launch import die_with_launcher, share_cores
-from results.store import ShardContent, Store
-
-_SHARD_PATIENCE_S = 15.0
-"""How long rank 0 waits for the other ranks' last words to appear in a shared results directory."""
+from jobs.cluster import LAUNCHER_PID, ClusterEnv
+from jobs.launch import die_with_launcher
+from results.store import Store
 
 
 class _Stopped(BaseException):
@@ -47,62 +39,37 @@ class _Stopped(BaseException):
 
 
 def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> int:
-    """Trains and records as one rank; returns the process's exit code.
-
-    Raises BenchError for what is wrong before anything was started. Where no launcher of ours watches, rank 0 also
-    joins all ranks' shards and prints the summary.
-    """
-    launched = LOCAL_LAUNCHER in env
-    if launched:
-        die_with_launcher(int(env[LOCAL_LAUNCHER]))
+    """Trains as one rank, writes its shard, and returns the process's exit code. A supervisor started this process."""
+    die_with_launcher(int(env[LAUNCHER_PID]))
     clock = Clock()
     gpus = Gpus(env)
-    cores = _pin(config, cluster, launched=launched, num_gpus=len(gpus.handles))
+    cores = sorted(os.sched_getaffinity(0))
     resources = resources_of(
         config.machine, num_gpus=len(gpus.handles), num_cores=len(cores), why_no_gpu=gpus.unavailable
     )
     plan = resolve(config, make_strategy(config, cluster, resources), len(cores))
     store = Store(config.output.results_dir)
-    store.prepare()
-
-    started_at = datetime.now(timezone.utc)
-    run_id = env.get(RUN_ID) or new_run_id(started_at)
     log = RankLog(clock, psutil.Process().create_time())
     log.note(
         rank=cluster.rank,
         role=cluster.task.role,
         hostname=socket.gethostname(),
         pid=os.getpid(),
-        cores=list(cores),
+        cores=cores,
         num_devices=plan.strategy.local_replicas,
         intra_op_threads=resources.intra_op_threads,
         inter_op_threads=resources.inter_op_threads,
     )
-    # Rank 0's proposal is the run's id; a local launcher told everybody. The others learn it at the rendezvous.
-    if launched or cluster.rank == 0:
+    run_id = env.get(RUN_ID)
+    if run_id is not None:
         log.open(store, run_id, cluster.rank)
-    if not launched and cluster.rank == 0:
-        describe_run(log.shard, plan, started_at, env, gpus)
-    member = _Member(plan, store=store, run_id=run_id, log=log, clock=clock, gpus=gpus)
-    return member.guarded_run(launched=launched)
-
-
-def _pin(config: RunConfig, cluster: ClusterEnv, *, launched: bool, num_gpus: int) -> tuple[int, ...]:
-    """The cores of this process. Our launcher has pinned it already; elsewhere --cores-per-device does."""
-    cores = tuple(sorted(os.sched_getaffinity(0)))
-    each = config.machine.cores_per_device
-    if launched or each is None:
-        return cores
-    devices = config.machine.devices_per_worker or max(1, num_gpus)
-    mine = share_cores(cores, cluster.local_size, each * devices)[cluster.local_rank]
-    os.sched_setaffinity(0, mine)
-    return mine
+    return _Member(plan, store=store, run_id=run_id, log=log, clock=clock, gpus=gpus).run()
 
 
 class _Member:
-    """One rank of one run."""
+    """One rank of one run. `run_id` is None until the rendezvous where another host's supervisor chose it."""
 
-    def __init__(self, plan: Plan, *, store: Store, run_id: str, log: RankLog, clock: Clock, gpus: Gpus) -> None:
+    def __init__(self, plan: Plan, *, store: Store, run_id: str | None, log: RankLog, clock: Clock, gpus: Gpus) -> None:
         self._plan = plan
         self._store = store
         self._run_id = run_id
@@ -110,60 +77,29 @@ class _Member:
         self._clock = clock
         self._gpus = gpus
         self._cluster = plan.strategy.cluster
-        self._ending = threading.Lock()
+        # Whoever gave us the run's id reads our shard and speaks for us; others only see our standard error.
+        self._speaks_for_itself = run_id is None
 
-    def guarded_run(self, *, launched: bool) -> int:
+    def run(self) -> int:
         """Trains, and writes down how it ended whatever happens."""
-        timeout_s = self._plan.config.machine.timeout
-        # A launcher of ours keeps the time from outside; elsewhere a thread has to.
-        watchdog = None if launched else Watchdog(timeout_s, self._time_is_up)
-        if watchdog:
-            watchdog.start()
         try:
             self._train()
-            status, code, error, ending = "ok", 0, None, Ending()
+            status, code, error = "ok", 0, None
         except BenchError as problem:
-            status, code, error, ending = "failed", problem.exit_code, str(problem), Ending()
+            status, code, error = "failed", int(problem.exit_code), str(problem)
         except _Stopped as stop:
-            name = signal.Signals(stop.signum).name
-            status, code, error = "interrupted", 128 + stop.signum, f"stopped by {name}"
-            ending = Ending(signum=stop.signum)
+            status, code, error = "interrupted", 128 + stop.signum, f"stopped by {signal.Signals(stop.signum).name}"
         except Exception as problem:
             if self._plan.config.output.debug:
                 traceback.print_exc()
             status = "oom" if type(problem).__name__ in ("ResourceExhaustedError", "MemoryError") else "failed"
             text = str(problem).strip().splitlines()
-            code, error, ending = ExitCode.WORKLOAD, f"{type(problem).__name__}: {text[0] if text else ''}", Ending()
-        if watchdog:
-            watchdog.cancel()
-        return self._end(status, int(code), error, ending, conclude_run=not launched)
-
-    def _time_is_up(self) -> int:
-        limit = self._plan.config.machine.timeout
-        error = f"not finished after {limit:g} s: raise --timeout, or look at what it waits for"
-        return self._end("timeout", ExitCode.TIMEOUT, error, Ending(timeout_s=limit), conclude_run=True)
-
-    def _end(self, status: str, code: int, error: str | None, ending: Ending, *, conclude_run: bool) -> int:
-        """Notes the end once, and joins the shards where that is this rank's task. Returns the exit code."""
-        with self._ending:
-            self._log.note(status=status, error=error, exit_code=int(code))
-            self._log.close()
-            if not conclude_run:
-                return code
-            if self._cluster.rank != 0:
-                if error:
-                    output.complain(f"rank {self._cluster.rank} in {self._log.phase}: {error}")
-                return code
-            shards = self._all_shards()
-            return finish(self._store, self._run_id, shards, ending, as_json=self._plan.config.output.json)
-
-    def _all_shards(self) -> list[ShardContent]:
-        deadline = time.monotonic() + _SHARD_PATIENCE_S
-        while True:
-            shards = self._store.read_shards(self._run_id)
-            if sum("status" in shard.rank for shard in shards) == self._cluster.size or time.monotonic() > deadline:
-                return shards
-            time.sleep(0.1)
+            code, error = int(ExitCode.WORKLOAD), f"{type(problem).__name__}: {text[0] if text else ''}"
+        self._log.note(status=status, error=error, exit_code=code)
+        self._log.close()
+        if error and self._speaks_for_itself:
+            output.complain(f"in {self._log.phase}: {error}")
+        return code
 
     def _train(self) -> None:
         plan, log, strategy = self._plan, self._log, self._plan.strategy
@@ -193,7 +129,6 @@ class _Member:
             trainer = strategy.trainer(job)
             if self._cluster.rank == 0:
                 self._describe_model(trainer.model)
-                output.print_header(plan)
             log.note(devices=trainer.devices())
             log.enter("trace")
             traces = 0
@@ -236,13 +171,12 @@ class _Member:
         strategy.exchange(b"")  # nobody leaves while another still needs it
 
     def _meet(self) -> None:
-        """Agrees on the run's id with all ranks, and how far this host's clock is from rank 0's."""
+        """Learns the run's id from rank 0, and how far this host's clock is from rank 0's."""
         me = {"run_id": self._run_id, "hostname": socket.gethostname()}
         ranks = [json.loads(text) for text in self._plan.strategy.exchange(json.dumps(me).encode())]
         # All leave that exchange at the same moment, so what their clocks say now differs by their offsets.
         clocks = [int(text) for text in self._plan.strategy.exchange(str(self._clock.now_ns()).encode())]
-        self._run_id = ranks[0]["run_id"]
-        self._log.open(self._store, self._run_id, self._cluster.rank)
+        self._log.open(self._store, ranks[0]["run_id"], self._cluster.rank)
         same_host = me["hostname"] == ranks[0]["hostname"]
         rank = self._cluster.rank if len(clocks) > 1 else 0
         self._log.note(clock_offset_ns=0 if same_host else clocks[rank] - clocks[0])

@@ -14,8 +14,8 @@ from typing import Any
 ROLES = ("chief", "worker", "ps")
 """The roles of TF_CONFIG that take part in training, in rank order."""
 
-LOCAL_LAUNCHER = "TRAINSCALE_LAUNCHER"
-"""Set by `jobs.launch` users for the processes they start, so that these do not launch again."""
+LAUNCHER_PID = "TRAINSCALE_LAUNCHER_PID"
+"""Set for the processes that a launcher of ours starts: they train, and do not launch again."""
 
 _MAX_PORT = 65535
 
@@ -108,7 +108,7 @@ class ClusterEnv:
         Raises ClusterError for a malformed TF_CONFIG, for sources that contradict each other and for a launcher
         that started several processes without telling them a TF_CONFIG.
         """
-        cluster = _from_tf_config(env["TF_CONFIG"], env) if env.get("TF_CONFIG") else None
+        cluster = _from_tf_config(env["TF_CONFIG"]) if env.get("TF_CONFIG") else None
         for launcher, variable in _TASK_COUNTS.items():
             count = env.get(variable, "1")
             size = cluster.size if cluster else 1
@@ -118,12 +118,10 @@ class ClusterEnv:
                     f"{launcher} started {count} tasks ({variable}) but {named}: "
                     f"set TF_CONFIG for each of them, or start one task"
                 )
-        if cluster is None and LOCAL_LAUNCHER in env:
-            return cls.alone()
         return cluster
 
 
-def _from_tf_config(text: str, env: Mapping[str, str]) -> ClusterEnv:
+def _from_tf_config(text: str) -> ClusterEnv:
     try:
         spec = json.loads(text)
     except ValueError as error:
@@ -143,8 +141,7 @@ def _from_tf_config(text: str, env: Mapping[str, str]) -> ClusterEnv:
         raise ClusterError(f"TF_CONFIG: task.type is {role!r}, which the cluster does not name")
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(of_role):
         raise ClusterError(f"TF_CONFIG: task.index is {index!r}; {role!r} has 0 to {len(of_role) - 1}")
-    source = "the local launcher" if LOCAL_LAUNCHER in env else "TF_CONFIG"
-    return ClusterEnv(source, of_role[index], tuple(tasks))
+    return ClusterEnv("TF_CONFIG", of_role[index], tuple(tasks))
 
 
 _EXAMPLE = '{"cluster": {"worker": ["host1:port", "host2:port"]}, "task": {"type": "worker", "index": 0}}'

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.cluster import LOCAL_LAUNCHER, ClusterEnv, ClusterError
+from jobs.cluster import ClusterEnv, ClusterError
 
 TWO = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
 
@@ -14,13 +14,6 @@ TWO = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index"
 def test_nothing_started_this_process() -> None:
     assert ClusterEnv.from_env({}) is None
     assert ClusterEnv.from_env({"TF_CONFIG": ""}) is None
-
-
-def test_a_process_of_the_local_launcher_does_not_launch_again() -> None:
-    assert ClusterEnv.from_env({LOCAL_LAUNCHER: "1"}) == ClusterEnv.alone()
-    joined = ClusterEnv.from_env({LOCAL_LAUNCHER: "1", "TF_CONFIG": json.dumps(TWO)})
-    assert joined is not None
-    assert joined.source == "the local launcher"
 
 
 def test_ranks_follow_chief_then_workers_then_servers_in_listed_order() -> None:

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from bench.config import parse
-from bench.local import plan_local
 from bench.output import print_header, print_iter, print_summary
 from bench.summary import FIGURES
+from bench.supervise import plan_launch
 from bench.telemetry import Gpus
 from tests.emulated_nvml import install
 
@@ -29,7 +29,7 @@ def test_a_run_prints_what_reframe_and_tf_cnn_benchmarks_match(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, [])
-    plan = plan_local(parse(["--strategy=mwms", "--num-workers=2", "--batch-size=32"]), Gpus({})).plan
+    plan = plan_launch(parse(["--strategy=mwms", "--num-workers=2", "--batch-size=32"]), None, Gpus({})).plan
     print_header(plan)
     print_iter(plan, {"num_batches": 10, "duration_s": 0.25}, 3)
     print_summary(SUMMARY, as_json=True)

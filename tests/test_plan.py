@@ -8,7 +8,7 @@ import pytest
 
 from bench.config import RunConfig, parse
 from bench.errors import BenchError, EnvironmentFault, UsageError
-from bench.local import LocalPlan, plan_local
+from bench.supervise import LaunchPlan, plan_launch
 from bench.telemetry import Gpus
 from results.schema import RUNS
 from tests.emulated_nvml import H200, install
@@ -17,8 +17,8 @@ CORES = len(os.sched_getaffinity(0))
 FOUR_GPUS = [H200 | {"uuid": f"GPU-{index}".encode()} for index in range(4)]
 
 
-def planned(*flags: str) -> LocalPlan:
-    return plan_local(parse(flags), Gpus({}))
+def planned(*flags: str) -> LaunchPlan:
+    return plan_launch(parse(flags), None, Gpus({}))
 
 
 def fields(*flags: str) -> dict[str, Any]:
@@ -59,7 +59,9 @@ def test_strong_scaling_shares_the_global_batch() -> None:
 
 def test_workers_get_disjoint_cores_and_distinct_ports() -> None:
     local = planned("--strategy=mwms", "--num-workers=2", "--cores-per-device=1") if CORES > 1 else planned()
-    assert len(set(local.ports)) == len(local.ports)
+    ports = [task.port for task in local.members[0].tasks]
+    assert len(set(ports)) == len(ports)
+    assert [member.rank for member in local.members] == list(range(len(ports)))
     assert [len(cores) for cores in local.cores] == [1] * len(local.cores) or CORES == 1
     assert len(set(local.cores)) == len(local.cores)
 

@@ -1,0 +1,1 @@
+"""Ratios between two ways of doing the same, in alternation: printed for people, asserted nowhere."""

@@ -145,7 +145,7 @@ def test_a_diverging_loss_fails_the_run(benchmark: Benchmark) -> None:
 
 
 def test_replicas_that_were_not_averaged_fail_the_run(benchmark: Benchmark) -> None:
-    patch = "from strategies.mwms import Independent, MultiWorkerMirrored; MultiWorkerMirrored.trainer = Independent.trainer"
+    patch = "import strategies.mwms as m; m.MultiWorkerMirrored.trainer = m.Independent.trainer"
     done = faulty(benchmark, patch, *TWO)
     assert done.returncode == 4
     assert "rank 1 in finish" in done.stderr

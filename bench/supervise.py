@@ -1,0 +1,218 @@
+"""The process that a user or a scheduler starts: it plans, starts the workers that train, watches them from outside,
+and records how the run ended.
+
+The watching is done from another process because TensorFlow's rendezvous, when a peer never comes, holds Python's
+global lock for ever: no thread, signal handler or exception inside that process can end it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from importlib import import_module
+
+from bench import frameworks, output
+from bench.config import RunConfig
+from bench.errors import EnvironmentFault, UsageError
+from bench.lifecycle import RUN_ID, describe_run, finish, new_run_id
+from bench.plan import Plan, make_strategy, resolve, resources_of
+from bench.record import RUN_SHARD, Ending
+from bench.telemetry import Gpus
+from jobs.cluster import LAUNCHER_PID, ClusterEnv
+from jobs.launch import Outcome, Worker, free_ports, launch, share_cores
+from results.store import ShardContent, Store
+from strategies import load
+
+_FRAMEWORK_CHATTER = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before|\d{4}-\d\d-\d\d [\d:.]+: [IWE] ")
+"""Lines that TensorFlow logs in every run, in good and in bad ones."""
+
+_SHARD_PATIENCE_S = 15.0
+"""How long rank 0 waits for the last words of ranks elsewhere to appear in a shared results directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchPlan:
+    """The plan, as the first of the workers to start here sees it, and what each of those workers gets."""
+
+    plan: Plan
+    members: tuple[ClusterEnv, ...]
+    """The places in the cluster to start here: all on a lone machine, one where a scheduler starts the processes."""
+    cores: tuple[tuple[int, ...], ...]
+    gpus: tuple[tuple[str, ...], ...] | None
+    """UUIDs each worker sees; None leaves CUDA_VISIBLE_DEVICES as it is."""
+
+    @property
+    def answers_for_run(self) -> bool:
+        """Whoever starts rank 0 writes the run's record."""
+        return self.members[0].rank == 0
+
+
+def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus) -> LaunchPlan:
+    """What to start here: this process's place in `cluster`, or, without one, all workers on this machine.
+
+    Raises UsageError or EnvironmentFault, with nothing started.
+    """
+    members = _local_members(config) if cluster is None else (cluster,)
+    count = len(members)
+    shares = [tuple(uuid for h in gpus.handles if (uuid := gpus.uuid(h)))] if cluster else _share(config, gpus, count)
+    cores = sorted(os.sched_getaffinity(0))
+    workers_here = count if cluster is None else cluster.local_size
+    resources = resources_of(
+        config.machine,
+        num_gpus=len(shares[0]),
+        num_cores=len(cores),
+        why_no_gpu=gpus.unavailable or f"{count} workers share {len(gpus.handles)}",
+    )
+    strategy = make_strategy(config, members[0], resources)
+    each = config.machine.cores_per_device and config.machine.cores_per_device * strategy.local_replicas
+    if each and each * workers_here > len(cores):
+        raise UsageError(
+            f"--cores-per-device {config.machine.cores_per_device} needs {each * workers_here} cores for "
+            f"{workers_here * strategy.local_replicas} devices on this machine, but this job may use {len(cores)}: "
+            "lower it, or leave it out to share the cores"
+        )
+    if cluster is None:
+        blocks = share_cores(cores, count, each)
+    else:
+        # A scheduler has bound its processes already, unless the user asks for less.
+        blocks = [share_cores(cores, workers_here, each)[cluster.local_rank] if each else tuple(cores)]
+    assigned = tuple(shares) if cluster is None and resources.device_kind == "gpu" else None
+    plan = resolve(config, strategy, len(blocks[0]))
+    return LaunchPlan(plan=plan, members=members, cores=tuple(blocks), gpus=assigned)
+
+
+def _local_members(config: RunConfig) -> tuple[ClusterEnv, ...]:
+    count = config.machine.num_workers or 1
+    if count > 1 and load(config.workload.strategy).one_process:
+        raise UsageError(
+            f"strategy {config.workload.strategy!r} runs in one process, so --num-workers {count} does not apply: "
+            "give it devices with --devices-per-worker, or choose mwms or independent"
+        )
+    try:
+        ports = free_ports(count, config.machine.port_base)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"port {error.filename} is in use on this machine: choose another --port-base, or leave it out"
+        ) from None
+    return (ClusterEnv.alone(),) if count == 1 else tuple(ClusterEnv.local(rank, ports) for rank in range(count))
+
+
+def _share(config: RunConfig, gpus: Gpus, count: int) -> list[tuple[str, ...]]:
+    uuids = [uuid for handle in gpus.handles if (uuid := gpus.uuid(handle))]
+    if config.machine.device == "cpu" or not uuids:
+        return [()] * count
+    if config.machine.gpu_memory_mib and count > len(uuids):
+        return [(uuids[rank % len(uuids)],) for rank in range(count)]
+    each = len(uuids) // count
+    return [tuple(uuids[rank * each : (rank + 1) * each]) for rank in range(count)]
+
+
+def show(launch_plan: LaunchPlan, argv: Sequence[str]) -> None:
+    """What `--dry-run` prints: the resolved configuration and, for each worker, what would be started."""
+    print(json.dumps({"config": launch_plan.plan.config.as_dict()}, indent=2))
+    fields = launch_plan.plan.run_fields()
+    for name in ("num_processes", "num_devices", "device_kind", "batch_per_device", "global_batch", "cores_per_device"):
+        print(f"{name}: {fields[name]}")
+    for worker in _workers(launch_plan, argv, {}, "RUN_ID"):
+        print(f"rank {worker.rank}: cores {','.join(map(str, worker.cores))}: {' '.join(worker.argv)}")
+        for name, value in worker.env.items():
+            print(f"    {name}={value}")
+
+
+def supervise(launch_plan: LaunchPlan, argv: Sequence[str], env: Mapping[str, str], gpus: Gpus) -> int:
+    """Runs the workers to their end and, where rank 0 is among them, records the run; returns the exit code."""
+    plan = launch_plan.plan
+    store = Store(plan.config.output.results_dir)
+    store.prepare()
+    started_at = datetime.now(timezone.utc)
+    run_id = new_run_id(started_at)
+    shard = None
+    if launch_plan.answers_for_run:
+        shard = store.open_shard(run_id, RUN_SHARD)
+        shard.update_run(**plan.run_fields(), started_at=started_at.timestamp())
+        output.print_header(plan)
+    last_words: dict[int, str] = {}
+
+    def on_stderr(rank: int, line: bytes) -> None:
+        text = line.decode(errors="replace")
+        last_words[rank] = text
+        if plan.config.output.debug or not _FRAMEWORK_CHATTER.match(line):
+            print(f"[rank {rank}] {text}", file=sys.stderr, flush=True)
+
+    def while_they_start() -> None:
+        # The workers measure nothing yet: the time to look around on this machine and to load what the end needs.
+        if shard is not None:
+            describe_run(shard, plan, env, gpus)
+            import_module("pyarrow.parquet")
+
+    outcome = launch(
+        _workers(launch_plan, argv, env, run_id),
+        timeout_s=plan.config.machine.timeout,
+        on_stderr=on_stderr,
+        on_started=while_they_start,
+    )
+    ending = _ending(outcome, plan.config.machine.timeout, last_words)
+    if shard is None:
+        return ending.exit_code
+    shard.close()
+    shards = _all_shards(store, run_id, launch_plan)
+    return finish(store, run_id, shards, ending, as_json=plan.config.output.json)
+
+
+def _ending(outcome: Outcome, timeout_s: float, last_words: Mapping[int, str]) -> Ending:
+    first = outcome.first_failure
+    return Ending(
+        exit_codes=outcome.exit_codes,
+        first_failed=first[0] if first else None,
+        timeout_s=timeout_s if outcome.timed_out else None,
+        signum=outcome.signum,
+        last_words=last_words,
+    )
+
+
+def _all_shards(store: Store, run_id: str, launch_plan: LaunchPlan) -> list[ShardContent]:
+    """Every rank's shard, once those elsewhere have written their last word, or in time."""
+    deadline = time.monotonic() + _SHARD_PATIENCE_S
+    ours = {member.rank for member in launch_plan.members}
+    while True:
+        shards = store.read_shards(run_id)
+        here = [shard for shard in shards if shard.rank.get("rank") in ours]
+        ended = sum("status" in shard.rank for shard in shards) - sum("status" in shard.rank for shard in here)
+        # Ranks elsewhere learn the run's id at the rendezvous: if ours did not get through it, they will never write.
+        met = any(shard.rank.get("clock_offset_ns") is not None for shard in here)
+        elsewhere = launch_plan.plan.strategy.cluster.size - len(launch_plan.members)
+        if ended >= elsewhere or not met or time.monotonic() > deadline:
+            return shards
+        time.sleep(0.1)
+
+
+def _workers(launch_plan: LaunchPlan, argv: Sequence[str], env: Mapping[str, str], run_id: str) -> list[Worker]:
+    from bench.run import main
+
+    config = launch_plan.plan.config
+    common = {name: value for name, value in env.items() if name != "TF_CONFIG"} | {LAUNCHER_PID: str(os.getpid())}
+    # Rank 0's proposal is the run's id. Ranks that others start learn it at the rendezvous.
+    if launch_plan.answers_for_run:
+        common[RUN_ID] = run_id
+    if not config.output.debug:
+        common.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    workers = []
+    for index, (member, cores) in enumerate(zip(launch_plan.members, launch_plan.cores, strict=True)):
+        mine = dict(common)
+        if member.size > 1:
+            mine["TF_CONFIG"] = member.tf_config()
+        if launch_plan.gpus is not None:
+            mine["CUDA_VISIBLE_DEVICES"] = ",".join(launch_plan.gpus[index])
+        elif config.machine.device == "cpu":
+            mine["CUDA_VISIBLE_DEVICES"] = "-1"
+        command = [sys.executable, "-m", "bench.run", *argv]
+        target = partial(main, argv) if frameworks.preloaded() else None
+        workers.append(Worker(rank=member.rank, argv=command, env=mine, cores=cores, target=target))
+    return workers

@@ -1,0 +1,138 @@
+"""What measuring costs: `python -m tests.perf.overhead`.
+
+Three loops train the same model on the same input with the same optimizer, one after another, many times over: the
+benchmark's own loop (`bench.measure` with telemetry and a shard), the same without telemetry, and a bare hand-written
+`tf.function` loop. Keras's `fit` does the same number of steps. Prints the ratio of the medians of images/s.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import frameworks
+from bench.clock import Clock
+from bench.measure import Schedule, measure
+from bench.telemetry import ProcessSampler, Sampler
+from bench.workloads import MODELS, build_model, workload
+from jobs.cluster import ClusterEnv
+from results.store import Store
+from strategies import load
+from strategies.base import Resources, Shard, Workload
+
+MODEL, BATCH, STEPS, CALLS, ROUNDS = "mnist_cnn", 64, 10, 10, 12
+IMAGES = BATCH * STEPS * CALLS
+
+
+def bare_loop(job: Workload) -> Callable[[], None]:
+    """What a careful user would write by hand for one device."""
+    import keras
+    import tensorflow as tf
+
+    model = build_model(MODELS[MODEL], seed=1)
+    optimizer = keras.optimizers.SGD(0.01)
+    optimizer.build(model.trainable_variables)
+    weights = [variable.value for variable in model.trainable_variables]
+    iterator = iter(job.build_input(Shard(first=0, count=1, total=1)))
+
+    @tf.function
+    def steps() -> Any:
+        loss = tf.constant(0.0)
+        for _ in tf.range(STEPS):
+            images, labels = next(iterator)
+            with tf.GradientTape() as tape:
+                logits = model(images, training=True)
+                loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+            optimizer.apply(tape.gradient(loss, weights), model.trainable_variables)
+        return loss
+
+    def run() -> None:
+        for _ in range(CALLS):
+            float(steps())
+
+    return run
+
+
+def fit_loop(job: Workload) -> Callable[[], None]:
+    """Keras's own loop, at its best: data in memory, several steps an execution."""
+    import keras
+
+    model = build_model(MODELS[MODEL], seed=1)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01), loss, steps_per_execution=STEPS)
+    data = job.build_input(Shard(first=0, count=1, total=1)).repeat()
+    return lambda: model.fit(data, steps_per_epoch=STEPS * CALLS, epochs=1, verbose=0)
+
+
+def our_loop(job: Workload, folder: Path, *, telemetry: bool) -> Callable[[], None]:
+    """The benchmark's, as `bench.worker` drives it."""
+    resources = Resources(
+        device_kind="cpu", num_gpus=0, devices=None, gpu_memory_mib=None, intra_op_threads=0, inter_op_threads=0
+    )
+    trainer = load("single")(ClusterEnv.alone(), resources).trainer(job)
+    shard = Store(folder).open_shard("overhead", f"telemetry-{telemetry}")
+    clock = Clock()
+    schedule = Schedule(num_warmup_batches=1, num_batches_per_iter=STEPS, num_iters=CALLS)
+    process = ProcessSampler(node_counters=True)
+
+    def run() -> None:
+        sampler = Sampler(period_s=0.2, clock=clock, process=process, gpus=None, write=shard.add_telemetry)
+        if telemetry:
+            sampler.start()
+        measure(trainer, schedule, clock, on_traced=lambda: None, on_warm=lambda: None, on_iter=shard.add_iter)
+        if telemetry:
+            sampler.stop()
+
+    return run
+
+
+def main() -> int:
+    """Prints a line for each comparison and returns 0."""
+    frameworks.load()
+    job = workload(
+        model=MODEL,
+        dataset="synthetic",
+        data_dir=None,
+        seed=1,
+        batch_per_device=BATCH,
+        global_batch=BATCH,
+        steps=(STEPS * CALLS + 1) * (ROUNDS + 1),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        loops = {
+            "bench": our_loop(job, Path(folder), telemetry=True),
+            "without telemetry": our_loop(job, Path(folder), telemetry=False),
+            "bare tf.function": bare_loop(job),
+            "keras fit": fit_loop(job),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in loops}
+        for round_number in range(ROUNDS + 1):
+            names = list(loops)
+            # Each loop follows each other one equally often, so that no one always runs on a warmer machine.
+            for name in names[round_number % len(names) :] + names[: round_number % len(names)]:
+                start = time.perf_counter()
+                loops[name]()
+                seconds = time.perf_counter() - start
+                if round_number:  # the first round traces
+                    extra = BATCH if name in ("bench", "without telemetry") else 0
+                    rates[name].append((IMAGES + extra) / seconds)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    for name, values in rates.items():
+        print(f"{name:20} {medians[name]:8.0f} images/s (median of {ROUNDS}, {min(values):.0f} to {max(values):.0f})")
+    for name, other in (
+        ("bench", "bare tf.function"),
+        ("bench", "without telemetry"),
+        ("bench", "keras fit"),
+    ):
+        pairs = [ours / theirs for ours, theirs in zip(rates[name], rates[other], strict=True)]
+        print(f"{name} / {other}: {statistics.median(pairs):.3f} (pair by pair, {min(pairs):.3f} to {max(pairs):.3f})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
