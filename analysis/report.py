@@ -34,17 +34,18 @@ class Options:
     """Folder for report.html and the PNGs [path]."""
 
 
-def write(results: Results, folder: Path, title: str) -> Path:
-    """Writes report.html and a PNG for each workload into `folder`; returns the path of the HTML."""
+def write(results: Results, folder: Path, title: str) -> list[Path]:
+    """Writes a PNG for each workload and report.html into `folder`; returns their paths, the HTML last."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = configurations(results.runs)
-    sections = []
+    written, sections = [], []
     for name, group in charts.workloads(rows):
         ran = [run_id for row in group for run_id in row["run_ids"]]
         if not ran:
             continue
         times = results.step_times(ran)
-        figures.save(name, group, times, folder / (re.sub(r"\W+", "_", name) + ".png"))
+        written.append(folder / (re.sub(r"\W+", "_", name) + ".png"))
+        figures.save(name, group, times, written[-1])
         plots = {
             "Throughput": charts.throughput(group),
             "Scaling efficiency": charts.efficiency(group),
@@ -52,9 +53,9 @@ def write(results: Results, folder: Path, title: str) -> Path:
             "Memory": charts.memory(group),
         }
         sections.append({"name": name, "plots": {heading: plot.to_plotly_json() for heading, plot in plots.items()}})
-    path = folder / "report.html"
-    path.write_text(_render(title, results.runs, rows, sections))
-    return path
+    written.append(folder / "report.html")
+    written[-1].write_text(_render(title, results.runs, rows, sections))
+    return written
 
 
 def _render(title: str, runs: pd.DataFrame, rows: list[dict[str, Any]], sections: list[dict[str, Any]]) -> str:
@@ -104,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
         console.width = 140  # a table in a log file should not be cut to 80 columns
     try:
         results = Results(options.results_dir, options.experiment)
-        path = write(results, options.output, options.experiment or "all experiments")
+        *plots, report = write(results, options.output, options.experiment or "all experiments")
     except AnalysisError as error:
         print(f"analysis.report: {error}", file=sys.stderr)
         return error.exit_code
@@ -115,9 +116,9 @@ def main(argv: Sequence[str]) -> int:
     console.print(table.terminal_table(rows))
     for note in table.notes(rows):
         console.print(f"  {note}", highlight=False)
-    for png in sorted(options.output.glob("*.png")):
-        print(f"Plot: {png}")
-    print(f"Report: {path.resolve()}")
+    for path in plots:
+        print(f"Plot: {path.resolve()}")
+    print(f"Report: {report.resolve()}")
     return 0
 
 

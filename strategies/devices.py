@@ -30,7 +30,9 @@ def configure(resources: Resources, replicas: int) -> list[str]:
             f"the driver shows {resources.num_gpus} GPU(s) but TensorFlow sees {len(gpus)}: install its CUDA libraries "
             "(pip install -e '.[cuda]'), or measure the CPU with --device cpu"
         )
-    for gpu, share in zip(gpus, _shares(replicas, len(gpus)), strict=True):
+    shares = {gpu: share for gpu, share in zip(gpus, _shares(replicas, len(gpus)), strict=True) if share}
+    tf.config.set_visible_devices(list(shares), "GPU")
+    for gpu, share in shares.items():
         if resources.gpu_memory_mib:
             logical = tf.config.LogicalDeviceConfiguration(memory_limit=resources.gpu_memory_mib)
             tf.config.set_logical_device_configuration(gpu, [logical] * share)
@@ -41,4 +43,5 @@ def configure(resources: Resources, replicas: int) -> list[str]:
 
 
 def _shares(replicas: int, gpus: int) -> list[int]:
+    """How many replicas each GPU gets; without memory-limited GPUs there are never more replicas than GPUs."""
     return [replicas // gpus + (index < replicas % gpus) for index in range(gpus)]

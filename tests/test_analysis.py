@@ -155,8 +155,9 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 def test_the_report_is_one_file_that_escapes_and_loads_nothing(tmp_path: Path) -> None:
     add_run(tmp_path / "data", [0.1], model=HOSTILE, strategy=HOSTILE)
     add_run(tmp_path / "data", status="failed", error=HOSTILE, label=HOSTILE, provenance={"hostname": HOSTILE})
-    path = write(Results(tmp_path / "data"), tmp_path / "out", HOSTILE)
-    text = path.read_text()
+    *plots, report = write(Results(tmp_path / "data"), tmp_path / "out", HOSTILE)
+    assert [path.parent for path in plots] == [tmp_path / "out"]
+    text = report.read_text()
     assert "<img src=x" not in text
     assert "<script>alert" not in text
     assert "Content-Security-Policy" in text

@@ -48,7 +48,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             add_run(root / "data", [step, step * 1.1], model=model)
             add_run(root / "data", [step, step], model=model, strategy="mwms", num_processes=2, num_devices=2)
     add_run(root / "data", status="failed", error="<b>boom</b>", label="</td><script>alert(1)</script>")
-    return write(Results(root / "data"), root / "out", "a test")
+    return write(Results(root / "data"), root / "out", "a test")[-1]
 
 
 @pytest.fixture

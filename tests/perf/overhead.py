@@ -2,11 +2,12 @@
 
 Three loops train the same model on the same input with the same optimizer, one after another, many times over: the
 benchmark's own loop (`bench.measure` with telemetry and a shard), the same without telemetry, and a bare hand-written
-`tf.function` loop. Keras's `fit` does the same number of steps. Prints the ratio of the medians of images/s.
+`tf.function` loop. Keras's `fit` does the same number of steps. Prints the median of the ratios, round by round.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from analysis.stats import median_interval
 from bench import frameworks
 from bench.clock import Clock
 from bench.measure import Schedule, measure
@@ -25,7 +27,7 @@ from results.store import Store
 from strategies import load
 from strategies.base import Resources, Shard, Workload
 
-MODEL, BATCH, STEPS, CALLS, ROUNDS = "mnist_cnn", 64, 10, 10, 12
+MODEL, BATCH, STEPS, CALLS, ROUNDS = "mnist_cnn", 64, 10, 2, 80
 IMAGES = BATCH * STEPS * CALLS
 
 
@@ -69,8 +71,8 @@ def fit_loop(job: Workload) -> Callable[[], None]:
     return lambda: model.fit(data, steps_per_epoch=STEPS * CALLS, epochs=1, verbose=0)
 
 
-def our_loop(job: Workload, folder: Path, *, telemetry: bool) -> Callable[[], None]:
-    """The benchmark's, as `bench.worker` drives it."""
+def our_loop(job: Workload, folder: Path, *, telemetry: bool) -> Callable[[], float]:
+    """The benchmark's, as `bench.worker` drives it; returns the seconds that the benchmark itself would report."""
     resources = Resources(
         device_kind="cpu", num_gpus=0, devices=None, gpu_memory_mib=None, intra_op_threads=0, inter_op_threads=0
     )
@@ -80,19 +82,44 @@ def our_loop(job: Workload, folder: Path, *, telemetry: bool) -> Callable[[], No
     schedule = Schedule(num_warmup_batches=1, num_batches_per_iter=STEPS, num_iters=CALLS)
     process = ProcessSampler(node_counters=True)
 
-    def run() -> None:
+    def run() -> float:
+        rows: list[dict[str, Any]] = []
+
+        def keep(row: dict[str, Any]) -> None:
+            shard.add_iter(row)
+            rows.append(row)
+
         sampler = Sampler(period_s=0.2, clock=clock, process=process, gpus=None, write=shard.add_telemetry)
         if telemetry:
             sampler.start()
-        measure(trainer, schedule, clock, on_traced=lambda: None, on_warm=lambda: None, on_iter=shard.add_iter)
+        measure(trainer, schedule, clock, on_traced=lambda: None, on_warm=lambda: None, on_iter=keep)
         if telemetry:
             sampler.stop()
+        return (rows[-1]["t_start_ns"] - rows[1]["t_start_ns"]) / 1e9 + float(rows[-1]["duration_s"])
 
     return run
 
 
+def timed(loop: Callable[[], object]) -> Callable[[], float]:
+    """The loop, returning its seconds."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        loop()
+        return time.perf_counter() - start
+
+    return run
+
+
+def _interval(values: list[float]) -> str:
+    interval = median_interval(values)
+    return f"{interval.low:.3f} to {interval.high:.3f}"
+
+
 def main() -> int:
     """Prints a line for each comparison and returns 0."""
+    # One core: there the loops' own work and the telemetry thread have nowhere to hide, and the noise is smaller.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     frameworks.load()
     job = workload(
         model=MODEL,
@@ -107,20 +134,17 @@ def main() -> int:
         loops = {
             "bench": our_loop(job, Path(folder), telemetry=True),
             "without telemetry": our_loop(job, Path(folder), telemetry=False),
-            "bare tf.function": bare_loop(job),
-            "keras fit": fit_loop(job),
+            "bare tf.function": timed(bare_loop(job)),
+            "keras fit": timed(fit_loop(job)),
         }
         rates: dict[str, list[float]] = {name: [] for name in loops}
         for round_number in range(ROUNDS + 1):
             names = list(loops)
-            # Each loop follows each other one equally often, so that no one always runs on a warmer machine.
+            # Every loop gets every place in the round equally often, so that none always runs on a warmer machine.
             for name in names[round_number % len(names) :] + names[: round_number % len(names)]:
-                start = time.perf_counter()
-                loops[name]()
-                seconds = time.perf_counter() - start
+                seconds = loops[name]()
                 if round_number:  # the first round traces
-                    extra = BATCH if name in ("bench", "without telemetry") else 0
-                    rates[name].append((IMAGES + extra) / seconds)
+                    rates[name].append(IMAGES / seconds)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, values in rates.items():
         print(f"{name:20} {medians[name]:8.0f} images/s (median of {ROUNDS}, {min(values):.0f} to {max(values):.0f})")
@@ -130,7 +154,7 @@ def main() -> int:
         ("bench", "keras fit"),
     ):
         pairs = [ours / theirs for ours, theirs in zip(rates[name], rates[other], strict=True)]
-        print(f"{name} / {other}: {statistics.median(pairs):.3f} (pair by pair, {min(pairs):.3f} to {max(pairs):.3f})")
+        print(f"{name} / {other}: {statistics.median(pairs):.3f} (95% interval {_interval(pairs)})")
     return 0
 
 

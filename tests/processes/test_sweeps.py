@@ -1,0 +1,85 @@
+"""Sweeps of real runs, fresh and forked, and the report on them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.benchmark import BOUND_S, ROOT, SMALL, clean_environment
+
+pytestmark = pytest.mark.processes
+
+SETTINGS = "\n".join(flag.removeprefix("--").replace("=cpu", '="cpu"') for flag in SMALL)
+
+
+def start_sweep(folder: Path, matrix: str, *, preload: bool, repeats: int = 1) -> subprocess.Popen[str]:
+    file = folder / "mini.toml"
+    file.write_text(
+        f"repeats = {repeats}\npreload = {str(preload).lower()}\n[settings]\n{SETTINGS}\n[matrix]\n{matrix}\n"
+    )
+    command = [sys.executable, "-m", "jobs.sweep", str(file), f"--results-dir={folder / 'data'}"]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+MATRIX = """strategy = [{ strategy = "single" }, { strategy = "mwms", num_workers = 2 }, { strategy = "nonsense" }]"""
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_a_sweep_runs_everything_and_the_report_shows_it(tmp_path: Path, preload: bool) -> None:
+    process = start_sweep(tmp_path, MATRIX, preload=preload)
+    stdout, stderr = process.communicate(timeout=BOUND_S)
+    assert process.returncode == 4, stderr  # one of the three is nonsense
+    assert "refused: bench.run: unknown strategy 'nonsense'" in stdout
+    assert stdout.count("images/s") == 2
+    runs = pd.read_parquet(tmp_path / "data" / "runs")
+    assert sorted(runs["strategy"]) == ["mwms", "single"]
+    assert set(runs["status"]) == {"ok"}
+    assert set(runs["experiment"]) == {"mini"}
+    assert set(runs["preloaded"]) == {preload}
+    ranks = pd.read_parquet(tmp_path / "data" / "ranks")
+    assert len(ranks) == 3
+    assert ranks["pid"].nunique() == 3
+    assert ranks["startup_time_s"].notna().all() != preload
+    if preload:
+        assert all("forked" in dict(reasons)["startup_time_s"] for reasons in runs["null_reasons"])
+
+    words = ["--results-dir", str(tmp_path / "data"), "--output", str(tmp_path / "report"), "--experiment", "mini"]
+    command = [sys.executable, "-m", "analysis.report", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=BOUND_S, check=True)
+    assert "mwms" in done.stdout
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_ctrl_c_ends_a_sweep_and_keeps_what_ran(tmp_path: Path, preload: bool) -> None:
+    process = start_sweep(tmp_path, 'strategy = ["single"]', preload=preload, repeats=50)
+    assert process.stdout is not None
+    assert "images/s" in process.stdout.readline()
+    time.sleep(0.5)
+    # A terminal sends Ctrl-C to the whole foreground group; here everything but the workers shares the sweep's group.
+    for pid in [process.pid, *descendants(process.pid)]:
+        if os.getsid(pid) == os.getsid(0):
+            os.kill(pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=BOUND_S)
+    assert process.returncode == 130, (stdout, stderr)
+    assert "interrupted; finished runs are kept" in stderr
+    assert "Traceback" not in stdout + stderr
+    assert "ok" in set(pd.read_parquet(tmp_path / "data" / "runs")["status"])
+
+
+def descendants(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+    parents = {int(child): int(parent) for child, parent in (line.split() for line in listed.stdout.splitlines())}
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    return [child for child in found[1:] if Path(f"/proc/{child}").exists()]

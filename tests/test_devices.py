@@ -1,0 +1,90 @@
+"""How replicas are put on devices, with TensorFlow's configuration recorded instead of carried out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from bench import frameworks
+from bench.errors import EnvironmentFault
+from strategies.base import Resources
+
+frameworks.load()
+
+
+@dataclass
+class Recorded:
+    """What `configure` asked of tf.config."""
+
+    gpus: list[str]
+    visible: dict[str, list[str]] = field(default_factory=dict)
+    logical: dict[str, list[int | None]] = field(default_factory=dict)
+    growing: list[str] = field(default_factory=list)
+    threads: dict[str, int] = field(default_factory=dict)
+    tf32: list[bool] = field(default_factory=list)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    import tensorflow as tf
+
+    seen = Recorded([])
+    config: Any = tf.config
+    kinds = {"CPU": ["cpu"], "GPU": seen.gpus}
+    monkeypatch.setattr(config, "list_physical_devices", lambda kind: kinds[kind])
+    monkeypatch.setattr(config, "set_visible_devices", lambda devices, kind: seen.visible.update({kind: devices}))
+    monkeypatch.setattr(
+        config,
+        "set_logical_device_configuration",
+        lambda device, parts: seen.logical.update({device: [part.memory_limit for part in parts]}),
+    )
+    monkeypatch.setattr(config.threading, "set_intra_op_parallelism_threads", lambda n: seen.threads.update(intra=n))
+    monkeypatch.setattr(config.threading, "set_inter_op_parallelism_threads", lambda n: seen.threads.update(inter=n))
+    monkeypatch.setattr(config.experimental, "set_memory_growth", lambda gpu, on: on and seen.growing.append(gpu))
+    monkeypatch.setattr(config.experimental, "enable_tensor_float_32_execution", seen.tf32.append)
+    return seen
+
+
+def resources(**fields: Any) -> Resources:
+    usual = {"device_kind": "gpu", "num_gpus": 2, "devices": None, "gpu_memory_mib": None}
+    return Resources(**usual | {"intra_op_threads": 3, "inter_op_threads": 2} | fields)
+
+
+def test_cpu_replicas_are_logical_devices_and_gpus_are_hidden(recorded: Recorded) -> None:
+    from strategies.devices import configure
+
+    assert configure(resources(device_kind="cpu", num_gpus=0), 3) == ["CPU:0", "CPU:1", "CPU:2"]
+    assert recorded.visible == {"GPU": []}
+    assert recorded.logical == {"cpu": [None, None, None]}
+    assert recorded.threads == {"intra": 3, "inter": 2}
+    assert recorded.tf32 == [False]
+
+
+def test_whole_gpus_grow_and_those_not_wanted_are_hidden(recorded: Recorded) -> None:
+    from strategies.devices import configure
+
+    recorded.gpus += ["g0", "g1"]
+    assert configure(resources(), 2) == ["GPU:0", "GPU:1"]
+    assert recorded.growing == ["g0", "g1"]
+    assert configure(resources(), 1) == ["GPU:0"]
+    assert recorded.visible == {"GPU": ["g0"]}
+    assert recorded.logical == {}
+
+
+def test_limited_gpus_are_cut_into_logical_ones(recorded: Recorded) -> None:
+    from strategies.devices import configure
+
+    recorded.gpus += ["g0", "g1"]
+    assert configure(resources(gpu_memory_mib=512), 3) == ["GPU:0", "GPU:1", "GPU:2"]
+    assert recorded.logical == {"g0": [512, 512], "g1": [512]}
+    assert recorded.growing == []
+
+
+def test_gpus_that_tensorflow_does_not_see_are_an_error_not_a_run_on_the_cpu(recorded: Recorded) -> None:
+    from strategies.devices import configure
+
+    recorded.gpus.append("g0")
+    with pytest.raises(EnvironmentFault, match=r"shows 2 GPU.*sees 1.*\[cuda\].*--device cpu"):
+        configure(resources(), 2)
