@@ -67,6 +67,7 @@ def _render(title: str, runs: pd.DataFrame, rows: list[dict[str, Any]], sections
         headings=table.HEADINGS,
         rows=[table.cells(row) for row in rows],
         notes=table.notes(rows),
+        warnings=table.warnings(rows),
         sections=sections,
         failed=failed[["label", "status", "failed_rank", "failed_phase", "error"]].to_dict("records"),
         machines=_machines(runs),
@@ -102,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
     options = tyro.cli(Options, prog="python -m analysis.report", args=list(argv))
     console = Console()
     if not console.is_terminal:
-        console.width = 140  # a table in a log file should not be cut to 80 columns
+        console.width = 120  # a table in a log file should not be cut to 80 columns
     try:
         results = Results(options.results_dir, options.experiment)
         *plots, report = write(results, options.output, options.experiment or "all experiments")
@@ -113,9 +114,12 @@ def main(argv: Sequence[str]) -> int:
         print(f"analysis.report: cannot write {error.filename!r}: {error.strerror}; choose --output", file=sys.stderr)
         return 2
     rows = configurations(results.runs)
-    console.print(table.terminal_table(rows))
+    for each in table.terminal_tables(rows):
+        console.print(each)
     for note in table.notes(rows):
         console.print(f"  {note}", highlight=False)
+    for warning in table.warnings(rows):
+        console.print(f"  Warning: {warning}", highlight=False, style="yellow")
     for path in plots:
         print(f"Plot: {path.resolve()}")
     print(f"Report: {report.resolve()}")

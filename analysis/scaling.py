@@ -70,7 +70,7 @@ def _efficiency(row: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, A
     one: Interval = base["images_per_s"]
     devices = row["num_devices"]
     span = None
-    if many.low and many.high and one.low and one.high:
+    if row is not base and many.low and many.high and one.low and one.high:
         # The extremes of both sides: wider than either side's interval alone, never narrower than the truth.
         span = (many.low / (devices * one.high), many.high / (devices * one.low))
     return {"efficiency": many.median / (devices * one.median), "efficiency_range": span, "why_no_efficiency": None}

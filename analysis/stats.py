@@ -9,6 +9,8 @@ import numpy as np
 from scipy.stats import binom
 
 WANTED_COVERAGE = 0.95
+RUNS_FOR_95_PERCENT = 6
+"""1 - 2^(1-6) is the first coverage of at least WANTED_COVERAGE."""
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from analysis.stats import Interval
+from analysis.stats import RUNS_FOR_95_PERCENT, Interval
 
 GIB = 2**30
 
 HEADINGS = (
-    "model",
-    "data",
+    "workload",
     "strategy",
     "devices",
     "runs",
@@ -20,9 +22,19 @@ HEADINGS = (
     "interval",
     "images/s/device",
     "efficiency",
-    "process memory",
-    "allocator peak",
+    "its range",
+    "process mem",
+    "alloc peak",
 )
+
+
+TEXT_COLUMNS = 2
+"""The first ones, which hold words."""
+
+WIDE_SPREAD = 0.1
+"""Runs of one configuration that differ by more than this share of their median call for a warning."""
+
+IMPOSSIBLE_EFFICIENCY = 1.02
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -30,32 +42,38 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     rate: Interval | None = row["images_per_s"]
     ok = len(row["run_ids"])
     return (
-        row["model"],
-        row["dataset"],
+        f"{row['model']} on {row['dataset']}",
         row["strategy"],
         f"{row['num_devices']} {row['device_kind'].upper()}",
         str(ok) if not row["failed"] else f"{ok} + {row['failed']} failed",
-        f"{rate.median:,.1f}" if rate else "failed",
-        f"{rate.low:,.1f} - {rate.high:,.1f}" if rate and rate.low is not None and rate.high is not None else "-",
-        f"{rate.median / row['num_devices']:,.1f}" if rate else "-",
+        _number(rate.median) if rate else "failed",
+        f"{_number(rate.low)} - {_number(rate.high)}" if rate and rate.low and rate.high else "-",
+        _number(rate.median / row["num_devices"]) if rate else "-",
         f"{row['efficiency']:.0%}" if row["efficiency"] is not None else "-",
+        "{:.0%} - {:.0%}".format(*row["efficiency_range"]) if row["efficiency_range"] else "-",
         _gib(row["peak_rss_bytes"]),
         _gib(row["framework_peak_mem_bytes"]),
     )
+
+
+def _number(value: float) -> str:
+    """Four digits or more."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"  # noqa: PLR2004
 
 
 def _gib(size: float | None) -> str:
     return f"{size / GIB:.2f} GiB" if size is not None else "-"
 
 
-def terminal_table(rows: list[dict[str, Any]]) -> Table:
-    """The table for a terminal."""
-    table = Table(*HEADINGS[:3])
-    for heading in HEADINGS[3:]:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*cells(row))
-    return table
+def terminal_tables(rows: list[dict[str, Any]]) -> Iterator[Table]:
+    """A table for each workload, to fit into a terminal."""
+    for workload, group in groupby(rows, key=lambda row: cells(row)[0]):
+        table = Table(title=workload, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for index, heading in enumerate(HEADINGS[1:], start=1):
+            table.add_column(heading, justify="left" if index < TEXT_COLUMNS else "right")
+        for row in group:
+            table.add_row(*cells(row)[1:])
+        yield table
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
@@ -65,18 +83,49 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         "images/s: all devices together, median over runs (each a process of its own); images/s/device is that "
         "divided by the devices.",
         "interval: rank interval of the median, coverage " + ", ".join(f"{value:.1%}" for value in coverages) + ".",
-        "efficiency: images/s over devices x images/s of the base case, strategy 'single' with the same batch "
-        "(per device for weak scaling) and the same cores per device.",
+        "efficiency: images/s over devices x images/s of the base case, strategy 'single' with the same batch (per "
+        "device for weak scaling) and the same cores per device; its range takes the extremes of both.",
     ]
     said.append(
-        "process memory: largest resident set of a process"
+        "process mem: largest resident set of a process"
         + (
             ", less the part of TensorFlow's import that preloaded runs share."
             if any(r["preloaded"] for r in rows)
             else "."
         )
     )
-    said.append("allocator peak: most memory that TensorFlow held for tensors on a device, after warm-up.")
+    said.append("alloc peak: most memory that TensorFlow held for tensors on a device, after warm-up.")
     if any(row["failed"] for row in rows):
         said.append("failed runs are counted and never averaged in.")
     return said
+
+
+def warnings(rows: list[dict[str, Any]]) -> list[str]:
+    """Why the figures should be read with care, and what to run next."""
+    said = []
+    spreads = [(_spread(row["images_per_s"]), _name(row)) for row in rows if row["images_per_s"]]
+    wide = sorted(pair for pair in spreads if pair[0] > WIDE_SPREAD)
+    if wide:
+        said.append(
+            f"{len(wide)} of {len(spreads)} configurations differ by more than {WIDE_SPREAD:.0%} between runs (most: "
+            f"{wide[-1][1]}, {wide[-1][0]:.0%}): the machine was not quiet. Smaller differences than that mean nothing "
+            "here; repeat the sweep with more repeats, or with the machine to yourself."
+        )
+    over = [_name(row) for row in rows if row["efficiency"] and row["efficiency"] > IMPOSSIBLE_EFFICIENCY]
+    if over:
+        said.append(
+            f"efficiency above 100% is not real ({', '.join(over)}): the base case was measured too slow, by noise or "
+            "with fewer resources. Measure it again."
+        )
+    few = min((row["images_per_s"].runs for row in rows if row["images_per_s"]), default=0)
+    if 0 < few < RUNS_FOR_95_PERCENT:
+        said.append(f"{few} run(s) a configuration: {RUNS_FOR_95_PERCENT} give an interval of 95%.")
+    return said
+
+
+def _spread(rate: Interval) -> float:
+    return (rate.high - rate.low) / rate.median if rate.high is not None and rate.low is not None else 0.0
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['strategy']} x{row['num_devices']} {row['model']}"

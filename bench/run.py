@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
+from bench import frameworks
 from bench.config import parse
 from bench.errors import BenchError, UsageError
 from jobs.cluster import LAUNCHER_PID, ClusterEnv, ClusterError
@@ -46,7 +48,8 @@ def _run(argv: Sequence[str]) -> int:
     if config.output.dry_run:
         show(launch_plan, argv)
         return 0
-    return supervise(launch_plan, argv, os.environ, gpus)
+    in_fork = partial(main, argv) if frameworks.preloaded() else None
+    return supervise(launch_plan, argv, os.environ, gpus, in_fork=in_fork)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from importlib import import_module
 
-from bench import frameworks, output
+from bench import output
 from bench.config import RunConfig
 from bench.errors import EnvironmentFault, UsageError
 from bench.lifecycle import RUN_ID, describe_run, finish, new_run_id
@@ -126,8 +125,18 @@ def show(launch_plan: LaunchPlan, argv: Sequence[str]) -> None:
             print(f"    {name}={value}")
 
 
-def supervise(launch_plan: LaunchPlan, argv: Sequence[str], env: Mapping[str, str], gpus: Gpus) -> int:
-    """Runs the workers to their end and, where rank 0 is among them, records the run; returns the exit code."""
+def supervise(
+    launch_plan: LaunchPlan,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    gpus: Gpus,
+    *,
+    in_fork: Callable[[], int] | None,
+) -> int:
+    """Runs the workers to their end and, where rank 0 is among them, records the run; returns the exit code.
+
+    A worker runs the command `argv` in a new Python, or calls `in_fork` in a fork of this process.
+    """
     plan = launch_plan.plan
     store = Store(plan.config.output.results_dir)
     store.prepare()
@@ -153,7 +162,7 @@ def supervise(launch_plan: LaunchPlan, argv: Sequence[str], env: Mapping[str, st
             import_module("pyarrow.parquet")
 
     outcome = launch(
-        _workers(launch_plan, argv, env, run_id),
+        _workers(launch_plan, argv, env, run_id, in_fork=in_fork),
         timeout_s=plan.config.machine.timeout,
         on_stderr=on_stderr,
         on_started=while_they_start,
@@ -193,9 +202,14 @@ def _all_shards(store: Store, run_id: str, launch_plan: LaunchPlan) -> list[Shar
         time.sleep(0.1)
 
 
-def _workers(launch_plan: LaunchPlan, argv: Sequence[str], env: Mapping[str, str], run_id: str) -> list[Worker]:
-    from bench.run import main
-
+def _workers(
+    launch_plan: LaunchPlan,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    run_id: str,
+    *,
+    in_fork: Callable[[], int] | None = None,
+) -> list[Worker]:
     config = launch_plan.plan.config
     common = {name: value for name, value in env.items() if name != "TF_CONFIG"} | {LAUNCHER_PID: str(os.getpid())}
     # Rank 0's proposal is the run's id. Ranks that others start learn it at the rendezvous.
@@ -213,6 +227,5 @@ def _workers(launch_plan: LaunchPlan, argv: Sequence[str], env: Mapping[str, str
         elif config.machine.device == "cpu":
             mine["CUDA_VISIBLE_DEVICES"] = "-1"
         command = [sys.executable, "-m", "bench.run", *argv]
-        target = partial(main, argv) if frameworks.preloaded() else None
-        workers.append(Worker(rank=member.rank, argv=command, env=mine, cores=cores, target=target))
+        workers.append(Worker(rank=member.rank, argv=command, env=mine, cores=cores, target=in_fork))
     return workers

@@ -13,7 +13,7 @@ from analysis.load import AnalysisError, Results
 from analysis.report import main, write
 from analysis.scaling import configurations
 from analysis.stats import median_interval
-from analysis.table import HEADINGS, cells, notes
+from analysis.table import HEADINGS, cells, notes, warnings
 from tests.synthetic_store import add_run
 
 
@@ -149,6 +149,24 @@ def test_runs_that_differ_are_not_pooled_and_failures_are_counted(tmp_path: Path
     assert any("never averaged in" in note for note in notes(rows))
 
 
+def test_wide_spreads_few_runs_and_impossible_efficiency_are_called_out(tmp_path: Path) -> None:
+    for step in (0.1, 0.1, 0.13):
+        add_run(tmp_path, [step])
+    for step in (0.08, 0.0801, 0.0802):
+        add_run(tmp_path, [step], strategy="mwms", num_processes=2, num_devices=2)
+    spread, over, few = warnings(configurations(Results(tmp_path).runs))
+    assert "1 of 2 configurations" in spread
+    assert "single x1 mnist_cnn, 23%" in spread
+    assert "(mwms x2 mnist_cnn)" in over
+    assert few == "3 run(s) a configuration: 6 give an interval of 95%."
+
+
+def test_quiet_measurements_raise_no_warning(tmp_path: Path) -> None:
+    for step in (0.1, 0.1001, 0.1002, 0.1003, 0.1004, 0.1005):
+        add_run(tmp_path, [step])
+    assert warnings(configurations(Results(tmp_path).runs)) == []
+
+
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 
 
@@ -179,8 +197,9 @@ def test_the_command_prints_the_table_and_the_paths(tmp_path: Path, capsys: pyte
         add_run(tmp_path / "data", [step])
     assert main(["--results-dir", str(tmp_path / "data"), "--output", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    assert all(heading in out for heading in HEADINGS)
-    assert "533.3 - 640.0" in out
+    assert all(heading in out for heading in HEADINGS[1:])
+    assert "mnist_cnn on synthetic" in out
+    assert "533.3 - 640" in out
     assert out.splitlines()[-1] == f"Report: {tmp_path / 'out' / 'report.html'}"
     assert (tmp_path / "out" / "mnist_cnn_on_synthetic.png").stat().st_size > 10_000
 

@@ -1,0 +1,87 @@
+"""What the documentation says is true: its commands run, its names exist, its links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.errors import ExitCode
+from results.schema import TABLES
+from strategies import STRATEGIES
+from tests.benchmark import BOUND_S, ROOT, clean_environment
+
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    blocks = [block for path in DOCS for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.S)]
+    return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_make_targets_exist() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    named = {line.split()[1] for line in commands() if line.startswith("make ")}
+    named |= {word for path in DOCS for word in re.findall(r"`make (\w+)`", path.read_text())}
+    assert {"demo", "test"} <= named <= set(targets)
+
+
+@pytest.mark.processes
+def test_every_command_runs_as_it_stands_and_fills_the_store(tmp_path: Path) -> None:
+    """In the documents' order, in a folder that has the sweep files where the checkout has them."""
+    (tmp_path / "jobs").symlink_to(ROOT / "jobs")
+    python = [line for line in commands() if line.startswith("python ")]
+    assert len(python) + sum(line.startswith("make ") for line in commands()) == len(commands())
+    for line in python:
+        words = [sys.executable, *shlex.split(line)[1:]]
+        env = clean_environment() | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=BOUND_S, check=False
+        )
+        assert done.returncode == 0, (line, done.stderr)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    back = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        names: dict[str, pd.DataFrame] = {}
+        exec(code, names)  # noqa: S102 the README's own example
+    finally:
+        os.chdir(back)
+    measured = sum(" bench.run " in line and "--dry-run" not in line for line in python)
+    assert len(names["runs"]) == measured
+    assert set(names["runs"]["status"]) == {"ok"}
+
+
+def test_links_lead_to_files() -> None:
+    for path in DOCS:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), (path.name, target)
+
+
+def test_every_strategy_and_exit_code_is_explained() -> None:
+    for name in STRATEGIES:
+        assert f"| `{name}` |" in README
+    rows = re.findall(r"^\| (\d[\d, ]*) \|", README, re.M)
+    explained = {int(code) for row in rows for code in row.split(",")}
+    assert explained == {code for code in ExitCode if code not in (ExitCode.REGRESSION, ExitCode.INCONCLUSIVE)}
+
+
+def test_columns_named_in_the_docs_exist() -> None:
+    columns = {column.name for table in TABLES.values() for column in table}
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    for table, name in re.findall(r"`(runs|ranks|iters|telemetry)\.(\w+)`", text + README):
+        assert name in {column.name for column in TABLES[table]}
+    for name in re.findall(r"^\| `(\w+)`", text, re.M):
+        assert name in columns | {"images_per_s", "images_per_s_per_device"}
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert "version =" not in (ROOT / "pyproject.toml").read_text().partition("[project]")[2].partition("[tool")[0]
+    assert "http" not in (ROOT / "requirements.lock").read_text()
