@@ -13,7 +13,7 @@ from functools import partial
 
 from bench import frameworks
 from bench.config import parse
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, ExitCode, UsageError
 from jobs.cluster import LAUNCHER_PID, ClusterEnv, ClusterError
 from results.store import StoreError
 
@@ -22,6 +22,9 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit code (`bench.errors.ExitCode`)."""
     try:
         return _run(argv)
+    except KeyboardInterrupt:
+        print("bench.run: interrupted before anything was started", file=sys.stderr)
+        return ExitCode.SIGINT
     except (BenchError, ClusterError, StoreError) as error:
         if "--debug" in argv:
             raise

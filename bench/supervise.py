@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -161,6 +162,10 @@ def supervise(
             describe_run(shard, plan, env, gpus)
             import_module("pyarrow.parquet")
 
+    # `launch` handles signals while workers run and then gives back what it found: the recording that follows is short
+    # and must not be cut off by an impatient second Ctrl-C.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
     outcome = launch(
         _workers(launch_plan, argv, env, run_id, in_fork=in_fork),
         timeout_s=plan.config.machine.timeout,

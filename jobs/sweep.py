@@ -127,8 +127,11 @@ def _fresh() -> Iterator[Runner]:
     """A new Python for each run."""
 
     def run(words: Sequence[str]) -> dict[str, Any]:
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        return _figures(done.stdout.splitlines(), done.returncode)
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        stdout, interrupted = _until_it_ends(lambda: process.communicate()[0])
+        if interrupted:
+            raise KeyboardInterrupt
+        return _figures(stdout.splitlines(), process.returncode)
 
     yield run
 
@@ -150,15 +153,31 @@ def _preloaded() -> Iterator[Runner]:
     def run(words: Sequence[str]) -> dict[str, Any]:
         print(json.dumps(list(words[3:])), file=requests, flush=True)
         lines: list[str] = []
-        for line in answers:
-            if line.startswith('{"exit_code": '):
-                return _figures(lines, json.loads(line)["exit_code"])
+        interrupted = False
+        while not (lines and lines[-1].startswith('{"exit_code": ')):
+            line, again = _until_it_ends(answers.readline)
+            interrupted = interrupted or again
+            if not line:
+                raise SweepError(f"the preloading process died: {lines[-1].strip() if lines else 'no output'}")
             lines.append(line)
-        raise SweepError(f"the preloading process died: {lines[-1].strip() if lines else 'no output'}")
+        if interrupted:
+            raise KeyboardInterrupt
+        return _figures(lines[:-1], json.loads(lines[-1])["exit_code"])
 
     with server:
         yield run
         requests.close()
+
+
+def _until_it_ends(wait: Callable[[], str]) -> tuple[str, bool]:
+    """(what `wait` returns, was there a Ctrl-C). The run gets the same Ctrl-C, stops its workers and records how it
+    ended: that takes seconds, and to leave it earlier would lose the record."""
+    interrupted = False
+    while True:
+        try:
+            return wait(), interrupted
+        except KeyboardInterrupt:
+            interrupted = True
 
 
 def _figures(lines: Sequence[str], exit_code: int) -> dict[str, Any]:
@@ -229,6 +248,9 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_OK
     try:
         return run_all(sweep, options, Console())
+    except SweepError as error:
+        print(f"jobs.sweep: {error}", file=sys.stderr)
+        return EXIT_WORKLOAD
     except KeyboardInterrupt:
         print("jobs.sweep: interrupted; finished runs are kept", file=sys.stderr)
         return EXIT_SIGINT

@@ -104,13 +104,18 @@ def test_a_run_that_fails_stops_no_other_and_shows_in_the_exit_code(
 ) -> None:
     ran: list[list[str]] = []
 
-    def fake(words: list[str], **_: Any) -> Any:
-        ran.append(words)
-        ok = '{"status": "ok", "images_per_s": 12.5}\n'
-        bad = "bench.run: unknown model 'x'\n"
-        return type("Done", (), {"stdout": bad if "--seed=1" in words else "noise\n" + ok, "returncode": 2})
+    class Fake:
+        returncode = 2
 
-    monkeypatch.setattr("jobs.sweep.subprocess.run", fake)
+        def __init__(self, words: list[str], **_: Any) -> None:
+            ran.append(words)
+            ok = '{"status": "ok", "images_per_s": 12.5}\n'
+            self.stdout = "bench.run: unknown model 'x'\n" if "--seed=1" in words else "noise\n" + ok
+
+        def communicate(self) -> tuple[str, None]:
+            return self.stdout, None
+
+    monkeypatch.setattr("jobs.sweep.subprocess.Popen", Fake)
     sweep = Sweep(configurations=tuple({"seed": seed} for seed in range(3)), repeats=1, preload=False)
     out = io.StringIO()
     assert run_all(sweep, Options(file=tmp_path / "s.toml"), Console(file=out, width=200)) == 4

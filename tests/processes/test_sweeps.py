@@ -73,7 +73,9 @@ def test_ctrl_c_ends_a_sweep_and_keeps_what_ran(tmp_path: Path, preload: bool) -
     assert process.returncode == 130, (stdout, stderr)
     assert "interrupted; finished runs are kept" in stderr
     assert "Traceback" not in stdout + stderr
-    assert "ok" in set(pd.read_parquet(tmp_path / "data" / "runs")["status"])
+    statuses = set(pd.read_parquet(tmp_path / "data" / "runs")["status"])
+    assert {"ok"} <= statuses <= {"ok", "interrupted"}
+    assert not (tmp_path / "data" / ".shards").exists()
 
 
 def descendants(pid: int) -> list[int]:
