@@ -196,9 +196,9 @@ def _display(total: int, console: Console) -> Iterator[Callable[[str | None], No
         yield lambda _name: None
         return
     columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    name_column = TextColumn("{task.description}")
     # Once a second: the display shares the cores with what is being timed.
-    columns = (*columns, TextColumn("{task.description}"))
-    with Progress(*columns, console=console, refresh_per_second=1) as progress:
+    with Progress(*columns, name_column, console=console, refresh_per_second=1) as progress:
         task = progress.add_task("", total=total)
 
         def show(name: str | None) -> None:
