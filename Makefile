@@ -16,8 +16,8 @@ setup: .venv/.ready
 
 demo: setup
 	@name=demo-$$(date +%Y%m%d-%H%M%S) && \
-	$(PY) -m jobs.sweep jobs/sweeps/demo.toml --experiment $$name && \
-	$(PY) -m analysis.report --experiment $$name --output results/reports/$$name
+	{ $(PY) -m jobs.sweep jobs/sweeps/demo.toml --experiment $$name; swept=$$?; } && \
+	$(PY) -m analysis.report --experiment $$name --output results/reports/$$name && exit $$swept
 
 test: setup
 	tests/browser/install_chromium.sh

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.scaling import base_case
 from analysis.table import GIB
 
 COLOURS = {
@@ -22,9 +21,14 @@ OTHER_COLOUR = "#7c3aed"
 
 
 def workloads(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """(model on data set, its configurations); `rows` as `analysis.scaling.configurations` sorts them."""
-    for (model, dataset), group in groupby(rows, key=lambda row: (row["model"], row["dataset"])):
-        yield f"{model} on {dataset}", list(group)
+    """(workload, its configurations); `rows` as `analysis.scaling.configurations` sorts them."""
+    for name, group in groupby(rows, key=lambda row: str(row["workload"])):
+        yield name, list(group)
+
+
+def base_rate(rows: list[dict[str, Any]]) -> float | None:
+    """images/s of the base case that these configurations are held against."""
+    return next((row["base_images_per_s"] for row in rows if row["base_images_per_s"]), None)
 
 
 def by_strategy(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -38,9 +42,8 @@ def throughput(rows: list[dict[str, Any]]) -> go.Figure:
     """images/s against devices, with intervals and the line of ideal scaling from the base case."""
     figure = _figure("devices", "images/s")
     most = max(row["num_devices"] for row in rows)
-    base = next((found for row in rows if (found := base_case(row, rows))), None)
-    if base:
-        one = base["images_per_s"].median
+    one = base_rate(rows)
+    if one:
         ideal = {"color": "#9ca3af", "dash": "dash"}
         figure.add_scatter(x=[1, most], y=[one, one * most], mode="lines", name="ideal", line=ideal)
     for name, points in by_strategy(rows).items():

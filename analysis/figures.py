@@ -8,8 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 
-from analysis.charts import COLOURS, OTHER_COLOUR, by_strategy
-from analysis.scaling import base_case
+from analysis.charts import COLOURS, OTHER_COLOUR, base_rate, by_strategy
 from analysis.table import GIB
 
 mpl.use("Agg")
@@ -40,9 +39,8 @@ def save(title: str, rows: list[dict[str, Any]], times: pd.DataFrame, path: Path
 
 def _throughput(axes: Axes, rows: list[dict[str, Any]], strategies: dict[str, list[dict[str, Any]]]) -> None:
     most = max(row["num_devices"] for row in rows)
-    base = next((found for row in rows if (found := base_case(row, rows))), None)
-    if base:
-        one = base["images_per_s"].median
+    one = base_rate(rows)
+    if one:
         axes.plot([1, most], [one, one * most], "--", color="#9ca3af", label=f"ideal from 1 device ({one:,.0f}/s)")
     for name, points in strategies.items():
         rates = [row["images_per_s"] for row in points]

@@ -44,7 +44,7 @@ def write(results: Results, folder: Path, title: str) -> list[Path]:
         if not ran:
             continue
         times = results.step_times(ran)
-        written.append(folder / (re.sub(r"\W+", "_", name) + ".png"))
+        written.append(folder / (re.sub(r"\W+", "_", name)[:100] + ".png"))
         figures.save(name, group, times, written[-1])
         plots = {
             "Throughput": charts.throughput(group),
@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
     options = tyro.cli(Options, prog="python -m analysis.report", args=list(argv))
     console = Console()
     if not console.is_terminal:
-        console.width = 120  # a table in a log file should not be cut to 80 columns
+        console.width = 140  # a table in a log file should not be cut to 80 columns
     try:
         results = Results(options.results_dir, options.experiment)
         *plots, report = write(results, options.output, options.experiment or "all experiments")

@@ -23,7 +23,8 @@ def configurations(runs: pd.DataFrame) -> list[dict[str, Any]]:
 
     Holds the columns of SETUP, `run_ids` of the runs that are ok, `failed` (count), `errors`, Intervals `images_per_s`
     and `step_time_s` or None, largest `peak_rss_bytes` and `framework_peak_mem_bytes`, and `efficiency` with
-    `efficiency_range`, or None with `why_no_efficiency`.
+    `efficiency_range` and `base_images_per_s`, or None with `why_no_efficiency`. `workload` names what can share a
+    plot: the same model, data, batch basis and cores per device.
     """
     found = []
     for _, group in runs.groupby("comparability_key", sort=False):
@@ -40,7 +41,16 @@ def configurations(runs: pd.DataFrame) -> list[dict[str, Any]]:
         found.append(row)
     for row in found:
         row.update(_efficiency(row, found))
-    return sorted(found, key=lambda row: (row["model"], row["dataset"], row["num_devices"], row["strategy"]))
+        row["workload"] = _workload(row)
+    return sorted(found, key=lambda row: (row["workload"], row["num_devices"], row["strategy"]))
+
+
+def _workload(row: dict[str, Any]) -> str:
+    strong = row["scaling"] == "strong"
+    batch = f"{row['global_batch']} images in all" if strong else f"{row['batch_per_device']} images a device"
+    count = row["cores_per_device"]
+    cores = f", {count:g} core{'' if count == 1 else 's'} a device" if row["device_kind"] == "cpu" else ""
+    return f"{row['model']} on {row['dataset']}, {batch}{cores}"
 
 
 def base_case(row: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -64,8 +74,10 @@ def _efficiency(row: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, A
     """T(N) / (N x T(1)): weak scaling as Horovod defines it; with a fixed global batch it equals t(1) / (N x t(N))."""
     base = base_case(row, among)
     if row["images_per_s"] is None or base is None:
-        why = "no run is ok" if row["images_per_s"] is None else "no run of the base case: strategy 'single', same work"
-        return {"efficiency": None, "efficiency_range": None, "why_no_efficiency": why}
+        why = (
+            "no good run" if row["images_per_s"] is None else "no run of the base case with the same work and resources"
+        )
+        return {"base_images_per_s": None, "efficiency": None, "efficiency_range": None, "why_no_efficiency": why}
     many: Interval = row["images_per_s"]
     one: Interval = base["images_per_s"]
     devices = row["num_devices"]
@@ -73,4 +85,9 @@ def _efficiency(row: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, A
     if row is not base and many.low and many.high and one.low and one.high:
         # The extremes of both sides: wider than either side's interval alone, never narrower than the truth.
         span = (many.low / (devices * one.high), many.high / (devices * one.low))
-    return {"efficiency": many.median / (devices * one.median), "efficiency_range": span, "why_no_efficiency": None}
+    return {
+        "base_images_per_s": one.median,
+        "efficiency": many.median / (devices * one.median),
+        "efficiency_range": span,
+        "why_no_efficiency": None,
+    }

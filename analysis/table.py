@@ -23,6 +23,7 @@ HEADINGS = (
     "images/s/device",
     "efficiency",
     "its range",
+    "data wait",
     "process mem",
     "alloc peak",
 )
@@ -42,7 +43,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     rate: Interval | None = row["images_per_s"]
     ok = len(row["run_ids"])
     return (
-        f"{row['model']} on {row['dataset']}",
+        row["workload"],
         row["strategy"],
         f"{row['num_devices']} {row['device_kind'].upper()}",
         str(ok) if not row["failed"] else f"{ok} + {row['failed']} failed",
@@ -51,6 +52,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         _number(rate.median / row["num_devices"]) if rate else "-",
         f"{row['efficiency']:.0%}" if row["efficiency"] is not None else "-",
         "{:.0%} - {:.0%}".format(*row["efficiency_range"]) if row["efficiency_range"] else "-",
+        f"{row['data_wait_share']:.1%}" if row["data_wait_share"] is not None else "-",
         _gib(row["peak_rss_bytes"]),
         _gib(row["framework_peak_mem_bytes"]),
     )
@@ -94,7 +96,10 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
             else "."
         )
     )
+    said.append("data wait: share of the timed iterations in which ranks waited for input.")
     said.append("alloc peak: most memory that TensorFlow held for tensors on a device, after warm-up.")
+    for why in sorted({row["why_no_efficiency"] for row in rows if row["why_no_efficiency"]}):
+        said.append(f"no efficiency where there is {why}.")
     if any(row["failed"] for row in rows):
         said.append("failed runs are counted and never averaged in.")
     return said

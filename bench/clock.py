@@ -1,4 +1,4 @@
-"""The one place where time is read."""
+"""The clock of everything that is measured."""
 
 from __future__ import annotations
 

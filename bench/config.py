@@ -6,8 +6,11 @@ dashes: `num-iters = 20` or `num_iters = 20`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import itertools
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -150,10 +153,19 @@ class RunConfig:
 
 
 def parse(argv: Sequence[str]) -> RunConfig:
-    """The configuration of a command line. Raises UsageError; exits as tyro does for --help and unknown flags."""
+    """The configuration of a command line. Raises UsageError; exits as tyro does for --help."""
     path = _config_path(argv)
     from_file = _flags_of(Path(path)) if path else []
-    return tyro.cli(RunConfig, prog="python -m bench.run", args=[*from_file, *argv])
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(RunConfig, prog="python -m bench.run", args=[*from_file, *argv])
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # tyro draws a box for people; here an error is one line.
+        words = re.sub(r"[^\x20-\x7e]+", " ", said.getvalue().replace("\n", " ")).partition("For full helptext")[0]
+        raise UsageError(f"{' '.join(words.split())}; see --help") from None
 
 
 def _config_path(argv: Sequence[str]) -> str | None:

@@ -28,9 +28,12 @@ def describe_run(shard: Shard, plan: Plan, env: Mapping[str, str], gpus: Gpus) -
     fields, reasons = provenance.of_host(env, gpus)
     if plan.strategy.requested_all_reduce is None:
         reasons["requested_all_reduce"] = f"strategy {plan.strategy.name!r} exchanges no gradients"
-    for column in ("gpu_mem_used_bytes", "gpu_peak_mem_used_bytes", "energy_j"):
-        if gpus.unavailable:
-            reasons[column] = gpus.unavailable
+    on_cpu = "the run used the CPU" if plan.strategy.resources.device_kind == "cpu" else None
+    if no_gpu := gpus.unavailable or on_cpu:
+        for column in ("gpu_mem_used_bytes", "gpu_peak_mem_used_bytes", "energy_j"):
+            reasons[column] = no_gpu
+    if plan.strategy.resources.gpu_memory_mib is None:
+        reasons["gpu_memory_mib"] = "no limit was asked for"
     preloaded = frameworks.preloaded()
     if preloaded:
         for column in ("import_s", "startup_time_s"):

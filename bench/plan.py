@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bench.config import MachineConfig, RunConfig
@@ -28,8 +30,8 @@ class Plan:
     batch_per_device: int
     global_batch: int
     num_devices: int
-    num_cores: int
-    """CPU cores of each process."""
+    cores_per_device: float
+    """CPU cores a replica can really use: fewer where workers share cores or a quota is set."""
 
     def run_fields(self) -> dict[str, Any]:
         """What is known of the row of `runs` before anything has started."""
@@ -56,15 +58,36 @@ class Plan:
             "num_ps": 0,
             "num_devices": self.num_devices,
             "device_kind": strategy.resources.device_kind,
-            "cores_per_device": self.num_cores / strategy.local_replicas,
+            "cores_per_device": self.cores_per_device,
+            "intra_op_threads": strategy.resources.intra_op_threads,
+            "inter_op_threads": strategy.resources.inter_op_threads,
+            "gpu_memory_mib": strategy.resources.gpu_memory_mib,
             "scaling": "strong" if config.workload.global_batch_size else "weak",
             "telemetry_period_s": config.measure.telemetry_period,
-            "config": config.as_dict(),
+            "config": config.as_dict() | self._resolved(),
+        }
+
+    def fingerprint(self) -> str:
+        """16 hex digits over what must be the same on every rank: what is trained, how it is timed, on what."""
+        said = [asdict(self.config.workload), asdict(self.config.measure), self.strategy.local_replicas]
+        text = json.dumps([*said, self.strategy.resources.device_kind], default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _resolved(self) -> dict[str, Any]:
+        """The settings that were left to us, as they were decided."""
+        strategy, strong = self.strategy, self.config.workload.global_batch_size
+        return {
+            "batch_size": None if strong else self.batch_per_device,
+            "num_workers": strategy.cluster.size,
+            "device": strategy.resources.device_kind,
+            "devices_per_worker": strategy.local_replicas,
+            "intra_op_threads": strategy.resources.intra_op_threads,
+            "inter_op_threads": strategy.resources.inter_op_threads,
         }
 
 
-def resources_of(machine: MachineConfig, *, num_gpus: int, num_cores: int, why_no_gpu: str | None) -> Resources:
-    """What one process may use, of `num_gpus` GPUs and `num_cores` cores. Raises EnvironmentFault without the GPU
+def resources_of(machine: MachineConfig, *, num_gpus: int, why_no_gpu: str | None) -> Resources:
+    """What one process may use, of `num_gpus` GPUs. Raises EnvironmentFault without the GPU
     that --device gpu wants."""
     if machine.device == "gpu" and not num_gpus:
         raise EnvironmentFault(f"--device gpu, but there is none for this process ({why_no_gpu}): use --device cpu")
@@ -76,8 +99,8 @@ def resources_of(machine: MachineConfig, *, num_gpus: int, num_cores: int, why_n
         num_gpus=num_gpus if use_gpu else 0,
         devices=machine.devices_per_worker,
         gpu_memory_mib=machine.gpu_memory_mib,
-        intra_op_threads=machine.intra_op_threads or num_cores,
-        inter_op_threads=machine.inter_op_threads or num_cores,
+        intra_op_threads=machine.intra_op_threads,
+        inter_op_threads=machine.inter_op_threads,
     )
 
 
@@ -89,8 +112,11 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
     return strategy
 
 
-def resolve(config: RunConfig, strategy: Strategy, num_cores: int) -> Plan:
-    """Batch sizes and schedule. Raises UsageError for a global batch that the devices cannot share evenly."""
+def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, num_cores: int) -> Plan:
+    """Batch sizes, schedule and, where they were left open, a thread for each of the process's `num_cores` cores.
+
+    Raises UsageError for a global batch that the devices cannot share evenly.
+    """
     num_devices = strategy.shard().total
     wanted = config.workload.global_batch_size
     if wanted is not None and wanted % num_devices:
@@ -98,6 +124,12 @@ def resolve(config: RunConfig, strategy: Strategy, num_cores: int) -> Plan:
         near = f"{below} or {below + num_devices}" if below else str(num_devices)
         raise UsageError(f"--global-batch-size {wanted} cannot be shared evenly by {num_devices} devices: use {near}")
     batch = wanted // num_devices if wanted else config.workload.batch_size or DEFAULT_BATCH_SIZE
+    resources = strategy.resources
+    strategy.resources = replace(
+        resources,
+        intra_op_threads=resources.intra_op_threads or num_cores,
+        inter_op_threads=resources.inter_op_threads or num_cores,
+    )
     return Plan(
         config=config,
         strategy=strategy,
@@ -109,5 +141,5 @@ def resolve(config: RunConfig, strategy: Strategy, num_cores: int) -> Plan:
         batch_per_device=batch,
         global_batch=batch * num_devices,
         num_devices=num_devices,
-        num_cores=num_cores,
+        cores_per_device=cores_per_device,
     )

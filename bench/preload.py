@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 
 from bench import frameworks
 from bench.run import main as run_main
@@ -45,6 +46,8 @@ def _run(argv: list[str]) -> int:
         code = run_main(argv)
     except SystemExit as stop:  # how the command line parser ends
         code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

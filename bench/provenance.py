@@ -20,6 +20,7 @@ from bench.telemetry import Gpus
 
 _ALLOWED = re.compile(r"(TF|NCCL|HOROVOD|OMP|SLURM)_\w+|CUDA_VISIBLE_DEVICES")
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|KEY|JWT|CREDENTIAL", re.IGNORECASE)
+_MEMBERSHIP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _NO_LIMIT = 1 << 60
 """cgroup v1 writes "no limit" as a huge number."""
 
@@ -32,7 +33,7 @@ def allowed_environment(env: Mapping[str, str]) -> dict[str, str]:
 def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[str, str]]:
     """Provenance that needs no framework, and why what is missing is missing: (fields, column -> reason)."""
     commit, dirty, no_git = git_state(Path(__file__).parent)
-    cpu_limit, memory_limit = cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    cpu_limit, memory_limit = cgroup_limits(_MEMBERSHIP, _CGROUPS)
     topology = _output(["nvidia-smi", "topo", "-m"])
     fields = {
         "trainscale_version": __version__,
@@ -59,7 +60,7 @@ def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[st
         "git_commit": no_git,
         "git_dirty": no_git,
         "driver_version": gpus.unavailable,
-        "topology": "no nvidia-smi on PATH",
+        "topology": "nvidia-smi is missing or shows no topology",
         "nccl_version": "no NCCL package is installed",
         "mpi_library": "mpi4py is not installed",
         "horovod_version": "Horovod is not installed",
@@ -98,25 +99,38 @@ def git_state(folder: Path) -> tuple[str | None, bool | None, str | None]:
     return commit, None if changes is None else bool(changes), None
 
 
+def cgroup_cores() -> float | None:
+    """Cores that this process's control group may use; None when unlimited."""
+    return cgroup_limits(_MEMBERSHIP, _CGROUPS)[0]
+
+
 def cgroup_limits(membership: Path, root: Path) -> tuple[float | None, int | None]:
-    """(cores, bytes) this process's control group may use, each None when unlimited. Version 2, then version 1."""
-    v2 = next((line.partition("::")[2] for line in _lines(membership) if line.startswith("0::")), "/")
-    group = root / v2.lstrip("/")
-    quota, _, period = _text(group / "cpu.max").partition(" ")
-    memory = _text(group / "memory.max")
-    if not quota and not memory:
-        quota = _text(root / "cpu" / "cpu.cfs_quota_us")
-        period = _text(root / "cpu" / "cpu.cfs_period_us")
-        memory = _text(root / "memory" / "memory.limit_in_bytes")
-    cores = int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
-    limit = int(memory) if memory.isdigit() and int(memory) < _NO_LIMIT else None
-    return cores, limit
+    """(cores, bytes) this process's control group may use, each None when unlimited. Version 2, then version 1.
+
+    The tightest of the group and all groups around it counts.
+    """
+    group = next((line.partition("::")[2] for line in _lines(membership) if line.startswith("0::")), "/")
+    inside = Path(group.lstrip("/"))
+    around = [root / folder for folder in (inside, *inside.parents)]
+    cores = [_quota(*_text(folder / "cpu.max").partition(" ")[::2]) for folder in around]
+    memory = [_size(_text(folder / "memory.max")) for folder in around]
+    cores.append(_quota(_text(root / "cpu/cpu.cfs_quota_us"), _text(root / "cpu/cpu.cfs_period_us")))
+    memory.append(_size(_text(root / "memory/memory.limit_in_bytes")))
+    return min((c for c in cores if c), default=None), min((m for m in memory if m), default=None)
+
+
+def _quota(quota: str, period: str) -> float | None:
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
+
+
+def _size(limit: str) -> int | None:
+    return int(limit) if limit.isdigit() and int(limit) < _NO_LIMIT else None
 
 
 def cpu_model(cpuinfo: Path) -> str | None:
     """The model name of the first processor."""
     names = (line.partition(":")[2].strip() for line in _lines(cpuinfo) if line.startswith("model name"))
-    return next(names, None) or platform.processor() or None
+    return next(names, None) or platform.processor() or platform.machine() or None
 
 
 def _os_name() -> str:

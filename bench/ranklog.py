@@ -14,11 +14,11 @@ _UNTIMED = ("start", "finish")
 class RankLog:
     """The fields of one row of `ranks`: kept here, and in the rank's shard as soon as the run's id is known."""
 
-    def __init__(self, clock: NanosecondClock, process_start_s: float) -> None:
+    def __init__(self, clock: NanosecondClock, started_ns: int) -> None:
         self.fields: dict[str, Any] = {}
         self.phase = "start"
         self._clock = clock
-        self._start_ns = self._phase_ns = round(process_start_s * 1e9)
+        self._start_ns = self._phase_ns = started_ns
         self._knows_start = True
         self._shard: Shard | None = None
 

@@ -131,8 +131,12 @@ def _verdict(run: Mapping[str, Any], ranks: list[dict[str, Any]], ending: Ending
         name = signal.Signals(ending.signum).name
         return _outcome("interrupted", 128 + ending.signum, f"stopped by {name}")
     if ending.timeout_s is not None:
-        late = [row for row in ranks if row["status"] != "ok"]
-        where = ", ".join(f"rank {row['rank']} in {row.get('phase', 'start')}" for row in late)
+        # Who never arrived first: the others only waited for them.
+        late = sorted((row for row in ranks if row["status"] != "ok"), key=lambda row: "phase" in row)
+        where = ", ".join(
+            f"rank {row['rank']} in {row['phase']}" if "phase" in row else f"rank {row['rank']} never arrived"
+            for row in late
+        )
         error = f"not finished after {ending.timeout_s:g} s ({where}): raise --timeout, or look at what it waits for"
         return _outcome("timeout", ExitCode.TIMEOUT, error, late[0] if late else None)
     bad = next((row for row in ranks if row["rank"] == ending.first_failed and row["status"] != "ok"), None)

@@ -30,6 +30,11 @@ def main(argv: Sequence[str]) -> int:
             raise
         print(f"bench.run: {error}", file=sys.stderr)
         return int(error.exit_code)
+    except OSError as error:
+        if "--debug" in argv:
+            raise
+        print(f"bench.run: {error.filename or 'this machine'}: {error.strerror or error}", file=sys.stderr)
+        return ExitCode.ENVIRONMENT
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ global lock for ever: no thread, signal handler or exception inside that process
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,13 +20,15 @@ from datetime import datetime, timezone
 from importlib import import_module
 
 from bench import output
-from bench.config import RunConfig
+from bench.clock import Clock
+from bench.config import MachineConfig, RunConfig
 from bench.errors import EnvironmentFault, UsageError
 from bench.lifecycle import RUN_ID, describe_run, finish, new_run_id
 from bench.plan import Plan, make_strategy, resolve, resources_of
+from bench.provenance import cgroup_cores
 from bench.record import RUN_SHARD, Ending
 from bench.telemetry import Gpus
-from jobs.cluster import LAUNCHER_PID, ClusterEnv
+from jobs.cluster import LAUNCHER_PID, NODE_GPUS, STARTED_NS, ClusterEnv
 from jobs.launch import Outcome, Worker, free_ports, launch, share_cores
 from results.store import ShardContent, Store
 from strategies import load
@@ -60,16 +63,11 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus) -> La
     Raises UsageError or EnvironmentFault, with nothing started.
     """
     members = _local_members(config) if cluster is None else (cluster,)
-    count = len(members)
-    shares = [tuple(uuid for h in gpus.handles if (uuid := gpus.uuid(h)))] if cluster else _share(config, gpus, count)
+    uuids = [uuid for handle in gpus.handles if (uuid := gpus.uuid(handle))]
+    shares = [tuple(uuids)] if cluster else _share_gpus(config.machine, uuids, len(members))
     cores = sorted(os.sched_getaffinity(0))
-    workers_here = count if cluster is None else cluster.local_size
-    resources = resources_of(
-        config.machine,
-        num_gpus=len(shares[0]),
-        num_cores=len(cores),
-        why_no_gpu=gpus.unavailable or f"{count} workers share {len(gpus.handles)}",
-    )
+    workers_here = len(members) if cluster is None else cluster.local_size
+    resources = resources_of(config.machine, num_gpus=len(shares[0]), why_no_gpu=gpus.unavailable)
     strategy = make_strategy(config, members[0], resources)
     each = config.machine.cores_per_device and config.machine.cores_per_device * strategy.local_replicas
     if each and each * workers_here > len(cores):
@@ -78,19 +76,24 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus) -> La
             f"{workers_here * strategy.local_replicas} devices on this machine, but this job may use {len(cores)}: "
             "lower it, or leave it out to share the cores"
         )
-    if cluster is None:
-        blocks = share_cores(cores, count, each)
-    else:
-        # A scheduler has bound its processes already, unless the user asks for less.
-        blocks = [share_cores(cores, workers_here, each)[cluster.local_rank] if each else tuple(cores)]
-    assigned = tuple(shares) if cluster is None and resources.device_kind == "gpu" else None
-    plan = resolve(config, strategy, len(blocks[0]))
-    return LaunchPlan(plan=plan, members=members, cores=tuple(blocks), gpus=assigned)
+    # A scheduler that binds its tasks has left each of them a part of the machine, which is not shared out again.
+    bound = cluster is not None and len(cores) < (os.cpu_count() or 1)
+    blocks = [tuple(cores)] * workers_here if bound and not each else share_cores(cores, workers_here, each)
+    usable = min(len(set().union(*blocks)), cgroup_cores() or len(cores))
+    per_device = usable / (strategy.local_replicas * (1 if bound else workers_here))
+    return LaunchPlan(
+        plan=resolve(config, strategy, cores_per_device=per_device, num_cores=len(blocks[0])),
+        members=members,
+        cores=tuple(blocks) if cluster is None else (blocks[cluster.local_rank],),
+        gpus=tuple(shares) if cluster is None and resources.device_kind == "gpu" else None,
+    )
 
 
 def _local_members(config: RunConfig) -> tuple[ClusterEnv, ...]:
     count = config.machine.num_workers or 1
-    if count > 1 and load(config.workload.strategy).one_process:
+    if count == 1:
+        return (ClusterEnv.alone(),)
+    if load(config.workload.strategy).one_process:
         raise UsageError(
             f"strategy {config.workload.strategy!r} runs in one process, so --num-workers {count} does not apply: "
             "give it devices with --devices-per-worker, or choose mwms or independent"
@@ -98,26 +101,32 @@ def _local_members(config: RunConfig) -> tuple[ClusterEnv, ...]:
     try:
         ports = free_ports(count, config.machine.port_base)
     except OSError as error:
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
         raise EnvironmentFault(
-            f"port {error.filename} is in use on this machine: choose another --port-base, or leave it out"
+            f"port {error.filename} {why} on this machine: choose another --port-base, or leave it out"
         ) from None
-    return (ClusterEnv.alone(),) if count == 1 else tuple(ClusterEnv.local(rank, ports) for rank in range(count))
+    return tuple(ClusterEnv.local(rank, ports) for rank in range(count))
 
 
-def _share(config: RunConfig, gpus: Gpus, count: int) -> list[tuple[str, ...]]:
-    uuids = [uuid for handle in gpus.handles if (uuid := gpus.uuid(handle))]
-    if config.machine.device == "cpu" or not uuids:
+def _share_gpus(machine: MachineConfig, uuids: Sequence[str], count: int) -> list[tuple[str, ...]]:
+    """GPUs for each of `count` workers. Raises UsageError where they cannot be shared out evenly."""
+    if machine.device == "cpu" or not uuids:
         return [()] * count
-    if config.machine.gpu_memory_mib and count > len(uuids):
+    if machine.gpu_memory_mib and count > len(uuids):
         return [(uuids[rank % len(uuids)],) for rank in range(count)]
-    each = len(uuids) // count
-    return [tuple(uuids[rank * each : (rank + 1) * each]) for rank in range(count)]
+    each = len(uuids) // count if machine.devices_per_worker is None else min(len(uuids), machine.devices_per_worker)
+    if count > 1 and (each * count > len(uuids) or (machine.devices_per_worker is None and each * count < len(uuids))):
+        raise UsageError(
+            f"{count} workers cannot share {len(uuids)} GPU(s) evenly: choose --num-workers and --devices-per-worker "
+            "to fit, let workers share a GPU with --gpu-memory-mib, or measure the CPU with --device cpu"
+        )
+    return [tuple(uuids[rank * each : (rank + 1) * each]) if count > 1 else tuple(uuids) for rank in range(count)]
 
 
 def show(launch_plan: LaunchPlan, argv: Sequence[str]) -> None:
     """What `--dry-run` prints: the resolved configuration and, for each worker, what would be started."""
-    print(json.dumps({"config": launch_plan.plan.config.as_dict()}, indent=2))
     fields = launch_plan.plan.run_fields()
+    print(json.dumps({"config": fields["config"]}, indent=2))
     for name in ("num_processes", "num_devices", "device_kind", "batch_per_device", "global_batch", "cores_per_device"):
         print(f"{name}: {fields[name]}")
     for worker in _workers(launch_plan, argv, {}, "RUN_ID"):
@@ -174,10 +183,24 @@ def supervise(
     )
     ending = _ending(outcome, plan.config.machine.timeout, last_words)
     if shard is None:
+        _speak_for(launch_plan.members[0], ending)
         return ending.exit_code
     shard.close()
     shards = _all_shards(store, run_id, launch_plan)
     return finish(store, run_id, shards, ending, as_json=plan.config.output.json)
+
+
+def _speak_for(member: ClusterEnv, ending: Ending) -> None:
+    """Says why a worker ended that could not say so itself. Only whoever started rank 0 writes the record."""
+    code = ending.exit_codes[member.rank]
+    others = ", ".join(task.address for rank, task in enumerate(member.tasks) if rank != member.rank)
+    if ending.timeout_s is not None:
+        output.complain(
+            f"rank {member.rank} ({member.task.address}): not finished after {ending.timeout_s:g} s. Look whether the "
+            f"others run and can be reached ({others}), or raise --timeout"
+        )
+    elif ending.signum is None and code < 0:
+        output.complain(f"rank {member.rank} ({member.task.address}) was killed by {signal.Signals(-code).name}")
 
 
 def _ending(outcome: Outcome, timeout_s: float, last_words: Mapping[int, str]) -> Ending:
@@ -216,7 +239,10 @@ def _workers(
     in_fork: Callable[[], int] | None = None,
 ) -> list[Worker]:
     config = launch_plan.plan.config
-    common = {name: value for name, value in env.items() if name != "TF_CONFIG"} | {LAUNCHER_PID: str(os.getpid())}
+    common = {name: value for name, value in env.items() if name != "TF_CONFIG"} | {
+        LAUNCHER_PID: str(os.getpid()),
+        STARTED_NS: str(Clock().now_ns()),
+    }
     # Rank 0's proposal is the run's id. Ranks that others start learn it at the rendezvous.
     if launch_plan.answers_for_run:
         common[RUN_ID] = run_id
@@ -227,10 +253,12 @@ def _workers(
         mine = dict(common)
         if member.size > 1:
             mine["TF_CONFIG"] = member.tf_config()
-        if launch_plan.gpus is not None:
+        if launch_plan.plan.strategy.resources.device_kind == "cpu":
+            mine["CUDA_VISIBLE_DEVICES"] = "-1"  # a worker decides nothing anew
+        elif launch_plan.gpus is not None:
             mine["CUDA_VISIBLE_DEVICES"] = ",".join(launch_plan.gpus[index])
-        elif config.machine.device == "cpu":
-            mine["CUDA_VISIBLE_DEVICES"] = "-1"
+            if index == 0:
+                mine[NODE_GPUS] = ",".join(dict.fromkeys(uuid for share in launch_plan.gpus for uuid in share))
         command = [sys.executable, "-m", "bench.run", *argv]
         workers.append(Worker(rank=member.rank, argv=command, env=mine, cores=cores, target=in_fork))
     return workers

@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
-import psutil
-
 from bench import frameworks, output, provenance
 from bench.clock import Clock
 from bench.config import RunConfig
-from bench.errors import BenchError, ExitCode
+from bench.errors import BenchError, ExitCode, UsageError
 from bench.lifecycle import RUN_ID
 from bench.measure import measure
 from bench.plan import Plan, make_strategy, resolve, resources_of
@@ -25,7 +23,7 @@ from bench.ranklog import RankLog
 from bench.telemetry import Gpus, ProcessSampler, Sampler
 from bench.workloads import workload
 from bench.workloads.arithmetic import forward_flops
-from jobs.cluster import LAUNCHER_PID, ClusterEnv
+from jobs.cluster import LAUNCHER_PID, NODE_GPUS, STARTED_NS, ClusterEnv
 from jobs.launch import die_with_launcher
 from results.store import Store
 
@@ -44,12 +42,11 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> int:
     clock = Clock()
     gpus = Gpus(env)
     cores = sorted(os.sched_getaffinity(0))
-    resources = resources_of(
-        config.machine, num_gpus=len(gpus.handles), num_cores=len(cores), why_no_gpu=gpus.unavailable
-    )
-    plan = resolve(config, make_strategy(config, cluster, resources), len(cores))
+    resources = resources_of(config.machine, num_gpus=len(gpus.handles), why_no_gpu=gpus.unavailable)
+    strategy = make_strategy(config, cluster, resources)
+    plan = resolve(config, strategy, cores_per_device=len(cores) / strategy.local_replicas, num_cores=len(cores))
     store = Store(config.output.results_dir)
-    log = RankLog(clock, psutil.Process().create_time())
+    log = RankLog(clock, int(env[STARTED_NS]))
     log.note(
         rank=cluster.rank,
         role=cluster.task.role,
@@ -57,13 +54,14 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> int:
         pid=os.getpid(),
         cores=cores,
         num_devices=plan.strategy.local_replicas,
-        intra_op_threads=resources.intra_op_threads,
-        inter_op_threads=resources.inter_op_threads,
+        intra_op_threads=strategy.resources.intra_op_threads,
+        inter_op_threads=strategy.resources.inter_op_threads,
     )
     run_id = env.get(RUN_ID)
     if run_id is not None:
         log.open(store, run_id, cluster.rank)
-    return _Member(plan, store=store, run_id=run_id, log=log, clock=clock, gpus=gpus).run()
+    sampled = Gpus({"CUDA_VISIBLE_DEVICES": env[NODE_GPUS]}) if NODE_GPUS in env else gpus
+    return _Member(plan, store=store, run_id=run_id, log=log, clock=clock, gpus=sampled).run()
 
 
 class _Member:
@@ -172,13 +170,18 @@ class _Member:
 
     def _meet(self) -> None:
         """Learns the run's id from rank 0, and how far this host's clock is from rank 0's."""
-        me = {"run_id": self._run_id, "hostname": socket.gethostname()}
+        me = {"run_id": self._run_id, "hostname": socket.gethostname(), "settings": self._plan.fingerprint()}
         ranks = [json.loads(text) for text in self._plan.strategy.exchange(json.dumps(me).encode())]
         # All leave that exchange at the same moment, so what their clocks say now differs by their offsets.
         clocks = [int(text) for text in self._plan.strategy.exchange(str(self._clock.now_ns()).encode())]
         self._log.open(self._store, ranks[0]["run_id"], self._cluster.rank)
         same_host = me["hostname"] == ranks[0]["hostname"]
         rank = self._cluster.rank if len(clocks) > 1 else 0
+        if other := [who for who, said in enumerate(ranks) if said["settings"] != ranks[0]["settings"]]:
+            raise UsageError(
+                f"rank {other[0]} ({ranks[other[0]]['hostname']}) was started with other settings or devices than rank "
+                f"0 ({ranks[0]['hostname']}): give every task the same command"
+            )
         self._log.note(clock_offset_ns=0 if same_host else clocks[rank] - clocks[0])
 
     def _start_sampler(self) -> Sampler | None:
@@ -190,7 +193,7 @@ class _Member:
             period_s=period_s,
             clock=self._clock,
             process=ProcessSampler(node_counters=of_node),
-            gpus=self._gpus if of_node else None,
+            gpus=self._gpus if of_node and self._plan.strategy.resources.device_kind == "gpu" else None,
             write=self._log.shard.add_telemetry,
         )
         sampler.start()

@@ -17,6 +17,12 @@ ROLES = ("chief", "worker", "ps")
 LAUNCHER_PID = "TRAINSCALE_LAUNCHER_PID"
 """Set for the processes that a launcher of ours starts: they train, and do not launch again."""
 
+STARTED_NS = "TRAINSCALE_STARTED_NS"
+"""Set with it: Unix time in ns at which the process was started; the kernel's own record is good to a second."""
+
+NODE_GPUS = "TRAINSCALE_NODE_GPUS"
+"""Set for the first worker of a node: UUIDs of all GPUs that the node's workers use, for it to sample."""
+
 _MAX_PORT = 65535
 
 _TASK_COUNTS = {

@@ -115,9 +115,10 @@ def launch(
             _watch(running, selector, outcome, time.monotonic() + timeout_s, on_stderr)
         except _Interrupted as interrupt:
             outcome.signum = interrupt.signum
-        _stop(running, selector, outcome, on_stderr)
-        for key in list(selector.get_map().values()):
-            os.close(key.fd)
+        finally:
+            _stop(running, selector, outcome, on_stderr)
+            for key in list(selector.get_map().values()):
+                os.close(key.fd)
     return outcome
 
 
@@ -204,8 +205,9 @@ def _watch(
 ) -> None:
     """Returns when none runs, when one failed, or at the deadline."""
     while running and outcome.first_failure is None:
-        events = selector.select(max(0.0, deadline - time.monotonic()))
-        if not events:
+        # An hour at most at once: the kernel takes no longer times, and a bound may be infinite.
+        events = selector.select(min(3600.0, max(0.0, deadline - time.monotonic())))
+        if not events and time.monotonic() >= deadline:
             outcome.timed_out = True
             return
         _handle(events, running, selector, outcome, on_stderr)

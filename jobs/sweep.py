@@ -95,6 +95,9 @@ def load(path: Path) -> Sweep:
 
 def _expand(settings: Mapping[str, Any], matrix: Mapping[str, Any], path: Path) -> Iterator[Mapping[str, Any]]:
     axes = []
+    for name in ("experiment", "results_dir"):
+        if name in settings or name in matrix:
+            raise SweepError(f"{path}: {name} is given on the command line, as --{name.replace('_', '-')}")
     for name, values in matrix.items():
         if not isinstance(values, list) or not values:
             raise SweepError(f"{path}: matrix.{name} is {values!r}; give a list of values")

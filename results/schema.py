@@ -62,8 +62,11 @@ RUNS = (
     Column("num_devices", "int64", "replicas that compute gradients"),
     Column("device_kind", "string", "cpu or gpu"),
     Column("device_name", "string", "model name of the GPU or CPU"),
-    Column("cores_per_device", "float64", "CPU cores a rank may use / devices of the rank"),
+    Column("cores_per_device", "float64", "CPU cores that the devices of a node can use / those devices"),
     Column("preloaded", "bool", "forked from a process that had loaded TensorFlow, which shares that memory"),
+    Column("intra_op_threads", "int64", "of each process"),
+    Column("inter_op_threads", "int64", "of each process"),
+    Column("gpu_memory_mib", "int64", "of each logical GPU; null for whole GPUs and CPUs"),
     Column("scaling", "string", "weak (--batch-size) or strong (--global-batch-size)"),
     Column("telemetry_period_s", "float64", "s between two samples"),
     Column("comparability_key", "string", "hash of COMPARABLE_FIELDS: runs that differ in it are never pooled"),
@@ -193,6 +196,10 @@ COMPARABLE_FIELDS = (
     "device_name",
     "cores_per_device",
     "preloaded",
+    "intra_op_threads",
+    "inter_op_threads",
+    "gpu_memory_mib",
+    "scaling",
 )
 """What must be equal for two runs to be samples of one thing: the work and the resources, not the software's age."""
 

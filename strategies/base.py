@@ -26,8 +26,10 @@ class Resources:
     """Replicas asked for in this process; None lets the strategy choose."""
     gpu_memory_mib: int | None
     """MiB of each logical GPU; None for whole GPUs."""
-    intra_op_threads: int
-    inter_op_threads: int
+    intra_op_threads: int | None
+    """Threads inside an operation; None until the process's cores are known."""
+    inter_op_threads: int | None
+    """Operations at once; None until the process's cores are known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import pandas as pd
 
 ROOT = Path(__file__).parents[1]
 BOUND_S = 120
+MARKER = "TESTED_BY"
 SMALL = ("--num-warmup-batches=3", "--num-batches-per-iter=2", "--num-iters=3", "--batch-size=8", "--device=cpu")
 
 
@@ -60,8 +61,11 @@ class Benchmark:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what would make a run part of a cluster."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "TRAINSCALE_", "SLURM_"))}
+    """This process's environment without what would make a run part of a cluster or give it a GPU, and with a marker
+    by which the processes of these tests are known."""
+    foreign = ("TF_", "TRAINSCALE_", "SLURM_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return kept | {"CUDA_VISIBLE_DEVICES": "-1", MARKER: str(os.getpid())}
 
 
 def last_json(stdout: str) -> dict[str, Any]:

@@ -110,8 +110,22 @@ def test_weak_scaling_efficiency_names_its_base_case(tmp_path: Path) -> None:
 def test_strong_scaling_compares_at_the_same_global_batch(tmp_path: Path) -> None:
     add_run(tmp_path, [0.1], batch_per_device=64)
     add_run(tmp_path, [0.06], strategy="mirrored", num_devices=2, batch_per_device=32, scaling="strong")
-    _, mirrored = configurations(Results(tmp_path).runs)
+    (mirrored,) = (row for row in configurations(Results(tmp_path).runs) if row["strategy"] == "mirrored")
     assert mirrored["efficiency"] == pytest.approx(0.1 / (2 * 0.06))
+    assert mirrored["workload"] == "mnist_cnn on synthetic, 64 images in all, 1 core a device"
+
+
+def test_weak_and_strong_runs_of_the_same_size_are_not_pooled(tmp_path: Path) -> None:
+    add_run(tmp_path, [0.1], batch_per_device=32)
+    add_run(tmp_path, [0.1], batch_per_device=64)
+    add_run(tmp_path, [0.11], strategy="mirrored", num_devices=2, batch_per_device=32)
+    add_run(tmp_path, [0.11], strategy="mirrored", num_devices=2, batch_per_device=32, scaling="strong")
+    found = {
+        row["scaling"]: row["efficiency"]
+        for row in configurations(Results(tmp_path).runs)
+        if row["strategy"] == "mirrored"
+    }
+    assert found == {"weak": pytest.approx(0.1 / 0.11), "strong": pytest.approx(0.1 / (2 * 0.11))}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +137,7 @@ def test_without_a_like_base_case_efficiency_is_null_with_a_reason(tmp_path: Pat
     row = next(row for row in configurations(Results(tmp_path).runs) if row["strategy"] == "mirrored")
     assert row["efficiency"] is None
     assert "base case" in row["why_no_efficiency"]
+    assert any("no run of the base case" in note for note in notes([row]))
     assert cells(row)[HEADINGS.index("efficiency")] == "-"
 
 
@@ -201,7 +216,7 @@ def test_the_command_prints_the_table_and_the_paths(tmp_path: Path, capsys: pyte
     assert "mnist_cnn on synthetic" in out
     assert "533.3 - 640" in out
     assert out.splitlines()[-1] == f"Report: {tmp_path / 'out' / 'report.html'}"
-    assert (tmp_path / "out" / "mnist_cnn_on_synthetic.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "mnist_cnn_on_synthetic_64_images_a_device_1_core_a_device.png").stat().st_size > 10_000
 
 
 def test_the_plots_show_the_computed_values(tmp_path: Path) -> None:

@@ -111,6 +111,23 @@ def test_a_corrupt_file_is_named(tmp_path: Path, damage: str) -> None:
     assert str(path) in str(caught.value)
 
 
+def test_a_flipped_bit_is_an_answer_or_a_named_file(tmp_path: Path) -> None:
+    """Whatever the decompressor makes of it: never another exception."""
+    path = tmp_path / "mnist.npz"
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 28, 28), dtype=np.uint8)
+    np.savez_compressed(path, x_train=pixels, y_train=np.arange(4, dtype=np.uint8))
+    whole = path.read_bytes()
+    refused = 0
+    for position in range(0, len(whole), 37):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 16]) + whole[position + 1 :])
+        try:
+            DATASETS["mnist"].load(tmp_path, SHAPE, 1)
+        except EnvironmentFault as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 50
+
+
 def test_the_order_is_whole_seeded_epochs_and_a_prefix_of_any_longer_one() -> None:
     order = sample_order(10, seed=3, count=25)
     assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))

@@ -10,6 +10,7 @@ from bench.config import RunConfig, parse
 from bench.errors import BenchError, EnvironmentFault, UsageError
 from bench.supervise import LaunchPlan, plan_launch
 from bench.telemetry import Gpus
+from jobs.cluster import ClusterEnv, Task
 from results.schema import RUNS
 from tests.emulated_nvml import H200, install
 
@@ -122,4 +123,44 @@ def test_a_taken_port_is_named() -> None:
 
 
 def test_the_whole_configuration_is_kept() -> None:
-    assert fields("--seed=7")["config"] == RunConfig().as_dict() | {"seed": 7}
+    decided = {
+        "seed": 7,
+        "batch_size": 64,
+        "num_workers": 1,
+        "device": "cpu",
+        "devices_per_worker": 1,
+        "intra_op_threads": CORES,
+        "inter_op_threads": CORES,
+    }
+    assert fields("--seed=7")["config"] == RunConfig().as_dict() | decided
+
+
+def joined(index: int, hosts: list[str], *flags: str) -> LaunchPlan:
+    cluster = ClusterEnv("TF_CONFIG", index, tuple(Task("worker", f"{host}:1{i}") for i, host in enumerate(hosts)))
+    return plan_launch(parse(["--strategy=mwms", *flags]), cluster, Gpus({}))
+
+
+def test_a_task_of_a_cluster_starts_itself_alone_and_shares_its_host() -> None:
+    first, second = joined(0, ["a", "a"]), joined(1, ["a", "a"])
+    assert [member.rank for member in (*first.members, *second.members)] == [0, 1]
+    assert first.answers_for_run
+    assert not second.answers_for_run
+    if CORES > 1:
+        assert not set(first.cores[0]) & set(second.cores[0])
+    assert first.plan.cores_per_device == second.plan.cores_per_device == CORES / 2
+    assert joined(1, ["a", "b"]).plan.cores_per_device == CORES
+    assert first.plan.fingerprint() == second.plan.fingerprint() != joined(0, ["a", "a"], "--seed=3").plan.fingerprint()
+
+
+def test_workers_that_share_cores_say_so() -> None:
+    row = fields("--strategy=mwms", f"--num-workers={2 * CORES}")
+    assert row["cores_per_device"] == 0.5
+
+
+def test_gpus_that_workers_cannot_share_evenly_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FOUR_GPUS[:3])
+    for flags in (["--num-workers=2"], ["--num-workers=4"], ["--num-workers=2", "--devices-per-worker=2"]):
+        with pytest.raises(UsageError, match=r"cannot share 3 GPU.*--device cpu"):
+            planned("--strategy=mwms", *flags)
+    assert planned("--strategy=mwms", "--num-workers=3").gpus == (("GPU-0",), ("GPU-1",), ("GPU-2",))
+    assert planned("--strategy=mwms", "--num-workers=2", "--devices-per-worker=1").gpus == (("GPU-0",), ("GPU-1",))

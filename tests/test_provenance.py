@@ -43,6 +43,7 @@ def test_everything_in_the_host_part_is_a_column_and_what_is_missing_has_a_reaso
         ({"job/cpu.max": "max 100000", "job/memory.max": "max"}, (None, None)),
         ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, (2.0, None)),
         ({"cpu/cpu.cfs_quota_us": "-1", "memory/memory.limit_in_bytes": "9223372036854771712"}, (None, None)),
+        ({"cpu.max": "100000 100000", "job/cpu.max": "400000 100000", "memory.max": "4096"}, (1.0, 4096)),
         ({}, (None, None)),
     ],
 )

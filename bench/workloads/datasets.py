@@ -10,7 +10,6 @@ import gzip
 import importlib.util
 import io
 import pickle
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +69,7 @@ class Dataset:
         try:
             images = self.read(files, shape, seed)
             _validate(images, self.num_classes)
-        except (OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        except Exception as error:  # decompressors and unpicklers raise whatever a broken byte makes of them
             names = ", ".join(map(str, files))
             raise EnvironmentFault(f"data file cannot be used: {names}: {error}. Fetch it again") from error
         return images

@@ -4,22 +4,22 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+
+from tests.benchmark import MARKER
 
 
 def running_benchmarks() -> dict[int, str]:
-    """pid -> command of every `bench.run` process on this machine that has not ended."""
+    """pid -> command of every process that these tests started, or that such a process started, and that lives on."""
+    mark = f"{MARKER}={os.getpid()}".encode()
     found = {}
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
-            continue
+    for process in psutil.process_iter():
         try:
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            zombie = "\nState:\tZ" in (folder / "status").read_text()
-        except OSError:
+            if mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+                found[process.pid] = " ".join(process.cmdline())
+        except (OSError, psutil.Error):
             continue
-        if "bench.run" in command and not zombie:
-            found[int(folder.name)] = command
     return found
 
 

@@ -107,8 +107,29 @@ def test_two_processes_join_by_tf_config_and_write_one_run(benchmark: Benchmark)
 def test_a_peer_that_never_comes_ends_in_a_timeout_that_is_recorded(benchmark: Benchmark) -> None:
     done = benchmark.run("--strategy=mwms", "--timeout=12", env=tf_config(free_ports(2), 0))
     assert done.returncode == 124
-    assert "rank 0 in rendezvous" in done.stderr
-    assert benchmark.only_run()["status"] == "timeout"
+    assert "rank 1 never arrived, rank 0 in rendezvous" in done.stderr
+    run = benchmark.only_run()
+    assert (run["status"], run["failed_rank"]) == ("timeout", 1)
+
+
+def test_a_task_that_waits_in_vain_for_rank_zero_says_so(benchmark: Benchmark) -> None:
+    ports = free_ports(2)
+    done = benchmark.run("--strategy=mwms", "--timeout=8", env=tf_config(ports, 1))
+    assert done.returncode == 124
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("bench.run: ")]
+    assert f"rank 1 (127.0.0.1:{ports[1]}): not finished after 8 s" in line
+    assert f"127.0.0.1:{ports[0]}" in line
+
+
+def test_tasks_with_different_settings_are_told_apart(benchmark: Benchmark) -> None:
+    ports = free_ports(2)
+    processes = [
+        benchmark.start("--strategy=mwms", f"--seed={index}", env=tf_config(ports, index)) for index in range(2)
+    ]
+    errors = [process.communicate(timeout=BOUND_S)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert all("rank 1" in error and "other settings" in error for error in errors)
+    assert benchmark.left_behind() == []
 
 
 def test_a_port_in_use_is_one_line_and_leaves_nothing_behind(benchmark: Benchmark) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from tests.benchmark import BOUND_S, ROOT, SMALL, clean_environment
@@ -66,9 +67,9 @@ def test_ctrl_c_ends_a_sweep_and_keeps_what_ran(tmp_path: Path, preload: bool) -
     assert "images/s" in process.stdout.readline()
     time.sleep(0.5)
     # A terminal sends Ctrl-C to the whole foreground group; here everything but the workers shares the sweep's group.
-    for pid in [process.pid, *descendants(process.pid)]:
-        if os.getsid(pid) == os.getsid(0):
-            os.kill(pid, signal.SIGINT)
+    for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        if os.getsid(member.pid) == os.getsid(0):
+            member.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=BOUND_S)
     assert process.returncode == 130, (stdout, stderr)
     assert "interrupted; finished runs are kept" in stderr
@@ -76,12 +77,3 @@ def test_ctrl_c_ends_a_sweep_and_keeps_what_ran(tmp_path: Path, preload: bool) -
     statuses = set(pd.read_parquet(tmp_path / "data" / "runs")["status"])
     assert {"ok"} <= statuses <= {"ok", "interrupted"}
     assert not (tmp_path / "data" / ".shards").exists()
-
-
-def descendants(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
-    parents = {int(child): int(parent) for child, parent in (line.split() for line in listed.stdout.splitlines())}
-    found = [pid]
-    for known in found:
-        found += [child for child, parent in parents.items() if parent == known]
-    return [child for child in found[1:] if Path(f"/proc/{child}").exists()]
