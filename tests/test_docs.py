@@ -12,7 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.table import HEADINGS
 from bench.errors import ExitCode
+from jobs.sweep import load as load_sweep
 from results.schema import TABLES
 from strategies import STRATEGIES
 from tests.benchmark import BOUND_S, ROOT, clean_environment
@@ -63,6 +65,15 @@ def test_links_lead_to_files() -> None:
     for path in DOCS:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
             assert (path.parent / target).exists(), (path.name, target)
+
+
+def test_the_readme_shows_a_table_that_the_demo_prints_and_a_plot() -> None:
+    (table,) = re.findall(r"```text\n(.*?)```", README, re.S)
+    for heading in HEADINGS[1:]:
+        assert heading in table
+    sweep = load_sweep(ROOT / "jobs" / "sweeps" / "demo.toml")
+    assert len(re.findall(r"^ \w+ +\d CPU +3 ", table, re.M)) == len(sweep.configurations)
+    assert re.search(r"!\[.*\]\(docs/images/.*\.png\)", README)
 
 
 def test_every_strategy_and_exit_code_is_explained() -> None:
