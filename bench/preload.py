@@ -15,8 +15,10 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 
 from bench import frameworks
+from bench.errors import ExitCode
 from bench.run import main as run_main
 from jobs.launch import die_with_launcher
 
@@ -25,7 +27,12 @@ def main() -> int:
     """Serves until standard input ends."""
     # Workers inherit what TensorFlow read from the environment when it was loaded.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # NumPy's algebra would start a thread for each core, and a process with threads must not be forked.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     frameworks.load()
+    if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
+        print(f"bench.preload: {threads} threads after loading TensorFlow, so it cannot be forked: set preload = false")
+        return ExitCode.ENVIRONMENT
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which stops its workers in order
     for line in sys.stdin:
         status = _run(json.loads(line))

@@ -47,6 +47,10 @@ def _run(argv: Sequence[str]) -> int:
     wanted = config.machine.num_workers
     if cluster is not None and wanted not in (None, cluster.size):
         raise UsageError(f"--num-workers {wanted}, but {cluster.source} has {cluster.size} tasks: leave the flag out")
+    if cluster is not None and config.machine.port_base is not None:
+        raise UsageError(
+            f"--port-base is for workers on this machine, but {cluster.source} names the ports: leave it out"
+        )
 
     from bench.supervise import plan_launch, show, supervise
     from bench.telemetry import Gpus
