@@ -66,25 +66,25 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus) -> La
     uuids = [uuid for handle in gpus.handles if (uuid := gpus.uuid(handle))]
     shares = [tuple(uuids)] if cluster else _share_gpus(config.machine, uuids, len(members))
     cores = sorted(os.sched_getaffinity(0))
-    workers_here = len(members) if cluster is None else cluster.local_size
+    # A scheduler that binds its tasks has left each of them a part of the machine, which is not shared out again.
+    bound = cluster is not None and len(cores) < (os.cpu_count() or 1)
+    sharers = len(members) if cluster is None else 1 if bound else cluster.local_size
     resources = resources_of(config.machine, num_gpus=len(shares[0]), why_no_gpu=gpus.unavailable)
     strategy = make_strategy(config, members[0], resources)
     each = config.machine.cores_per_device and config.machine.cores_per_device * strategy.local_replicas
-    if each and each * workers_here > len(cores):
+    if each and each * sharers > len(cores):
         raise UsageError(
-            f"--cores-per-device {config.machine.cores_per_device} needs {each * workers_here} cores for "
-            f"{workers_here * strategy.local_replicas} devices on this machine, but this job may use {len(cores)}: "
+            f"--cores-per-device {config.machine.cores_per_device} needs {each * sharers} cores for "
+            f"{sharers * strategy.local_replicas} devices on this machine, but this job may use {len(cores)}: "
             "lower it, or leave it out to share the cores"
         )
-    # A scheduler that binds its tasks has left each of them a part of the machine, which is not shared out again.
-    bound = cluster is not None and len(cores) < (os.cpu_count() or 1)
-    blocks = [tuple(cores)] * workers_here if bound and not each else share_cores(cores, workers_here, each)
+    blocks = share_cores(cores, sharers, each)
     usable = min(len(set().union(*blocks)), cgroup_cores() or len(cores))
-    per_device = usable / (strategy.local_replicas * (1 if bound else workers_here))
+    per_device = usable / (strategy.local_replicas * sharers)
     return LaunchPlan(
         plan=resolve(config, strategy, cores_per_device=per_device, num_cores=len(blocks[0])),
         members=members,
-        cores=tuple(blocks) if cluster is None else (blocks[cluster.local_rank],),
+        cores=tuple(blocks) if cluster is None else (blocks[cluster.local_rank % sharers],),
         gpus=tuple(shares) if cluster is None and resources.device_kind == "gpu" else None,
     )
 

@@ -152,6 +152,17 @@ def test_a_task_of_a_cluster_starts_itself_alone_and_shares_its_host() -> None:
     assert first.plan.fingerprint() == second.plan.fingerprint() != joined(0, ["a", "a"], "--seed=3").plan.fingerprint()
 
 
+@pytest.mark.parametrize("flags", [[], ["--cores-per-device=1"]])
+def test_what_a_scheduler_bound_is_not_shared_out_again(monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+    """Two tasks of one host, each bound to a core of its own."""
+    for index, core in ((0, 4), (1, 6)):
+        monkeypatch.setattr(os, "cpu_count", lambda: 8)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, core=core: {core})
+        task = joined(index, ["a", "a"], *flags)
+        assert task.cores == ((core,),)
+        assert task.plan.cores_per_device == 1.0
+
+
 def test_workers_that_share_cores_say_so() -> None:
     row = fields("--strategy=mwms", f"--num-workers={2 * CORES}")
     assert row["cores_per_device"] == 0.5
