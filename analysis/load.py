@@ -28,11 +28,12 @@ with iterations as (
     from iterations group by run_id
 ), windows as (
     -- Images of all ranks over the window from the earliest start to the latest end: never a mean of rates.
-    select run_id,
+    select iters.run_id,
         (max(t_start_ns + duration_s * 1e9) - min(t_start_ns)) / 1e9 as window_s,
-        sum(num_batches) filter (rank = 0) as num_batches,
+        sum(num_batches * ranks.num_devices) as device_batches,
         sum(data_wait_s) / sum(duration_s) as data_wait_share
-    from iters where not warmup group by run_id
+    from iters join ranks on ranks.run_id = iters.run_id and ranks.rank = iters.rank
+    where not warmup group by iters.run_id
 ), costs as (
     select run_id,
         max(peak_rss_bytes) as peak_rss_bytes,
@@ -41,7 +42,7 @@ with iterations as (
     from ranks group by run_id
 )
 select runs.*,
-    windows.num_batches * runs.global_batch / windows.window_s as images_per_s,
+    windows.device_batches * runs.batch_per_device / windows.window_s as images_per_s,
     steps.* exclude (run_id), windows.data_wait_share, costs.* exclude (run_id)
 from runs
 left join windows on windows.run_id = runs.run_id and runs.status = 'ok'

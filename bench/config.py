@@ -21,6 +21,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
 from bench.errors import UsageError, unknown_name
+from strategies.base import ExchangeConfig, NumericsConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,7 +36,7 @@ class WorkloadConfig:
     """What is trained."""
 
     strategy: str = "single"
-    """How training is distributed: single, independent, mirrored or mwms."""
+    """How training is distributed: single, independent, mirrored, mwms, central, ps or horovod."""
     model: str = "mnist_cnn"
     """Model: mnist_cnn, cifar_cnn, vgg16, vgg19 or vgg16_cifar."""
     dataset: str = "synthetic"
@@ -121,6 +122,8 @@ class OutputConfig:
     """Your name for this configuration. None is made of strategy, model and devices."""
     results_dir: Path = Path("results/data")
     """Where the tables are kept [path]."""
+    evidence: Path | None = None
+    """Folder for what bench.verify compares: losses, samples and weights of every rank [path]; dropout is off."""
     dry_run: FlagCreatePairsOff[bool] = False
     """Print the resolved configuration and the launch plan; start nothing."""
     json: FlagCreatePairsOff[bool] = False
@@ -133,19 +136,21 @@ class OutputConfig:
 class RunConfig:
     """Run one benchmark and record it.
 
-    Alone it starts the worker processes itself; where TF_CONFIG is set it joins as that task.
+    Alone it starts the worker processes itself; under srun or mpirun, or where TF_CONFIG is set, it is one of them.
     """
 
     workload: OmitArgPrefixes[WorkloadConfig] = field(default_factory=WorkloadConfig)
+    exchange: OmitArgPrefixes[ExchangeConfig] = field(default_factory=ExchangeConfig)
+    numerics: OmitArgPrefixes[NumericsConfig] = field(default_factory=NumericsConfig)
     measure: OmitArgPrefixes[MeasureConfig] = field(default_factory=MeasureConfig)
     machine: OmitArgPrefixes[MachineConfig] = field(default_factory=MachineConfig)
     output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
     config: Path | None = None
     """TOML file of flags; what is given on the command line wins."""
 
-    def groups(self) -> tuple[WorkloadConfig, MeasureConfig, MachineConfig, OutputConfig]:
+    def groups(self) -> tuple[Any, ...]:
         """The sections."""
-        return self.workload, self.measure, self.machine, self.output
+        return self.workload, self.exchange, self.numerics, self.measure, self.machine, self.output
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by its flag's name, in plain JSON types."""

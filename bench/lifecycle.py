@@ -27,13 +27,18 @@ def describe_run(shard: Shard, plan: Plan, env: Mapping[str, str], gpus: Gpus) -
     """Writes what this host can tell of the run: where it runs, and why some columns will be null."""
     fields, reasons = provenance.of_host(env, gpus)
     if plan.strategy.requested_all_reduce is None:
-        reasons["requested_all_reduce"] = f"strategy {plan.strategy.name!r} exchanges no gradients"
+        reasons["requested_all_reduce"] = f"strategy {plan.strategy.name!r} has no all-reduce"
     on_cpu = "the run used the CPU" if plan.strategy.resources.device_kind == "cpu" else None
     if no_gpu := gpus.unavailable or on_cpu:
         for column in ("gpu_mem_used_bytes", "gpu_peak_mem_used_bytes", "energy_j"):
             reasons[column] = no_gpu
     if plan.strategy.resources.gpu_memory_mib is None:
         reasons["gpu_memory_mib"] = "no limit was asked for"
+    if any(not plan.strategy.replicas(task) for task in plan.strategy.cluster.tasks):
+        # Null in some rows of `ranks`.
+        for column in ("trace_s", "warmup_s", "startup_time_s", "timed_s", "retraces", "devices", "weight_digests"):
+            reasons[column] = "rank 0 drives the other processes, and only it has these"
+        reasons["framework_peak_mem_bytes"] = "TensorFlow tells it to the process alone that owns the device"
     preloaded = frameworks.preloaded()
     if preloaded:
         for column in ("import_s", "startup_time_s"):

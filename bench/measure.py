@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +23,10 @@ class NanosecondClock(Protocol):
 class Steppable(Protocol):
     """The part of `strategies.base.Trainer` that is timed."""
 
-    def run(self, num_batches: int) -> Callable[[], Steps]:
+    lookahead: int
+    """Calls that may be under way when the next is made."""
+
+    def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
         """Starts optimizer steps."""
 
     def synchronise(self) -> None:
@@ -60,40 +64,73 @@ def measure(
     *,
     on_traced: Callable[[], None],
     on_warm: Callable[[], None],
-    on_iter: Callable[[dict[str, Any]], None],
+    on_iter: Callable[[dict[str, Any], Steps], None],
 ) -> None:
-    """Runs the schedule and hands every iteration to `on_iter` as a row of `iters` without run and rank.
+    """Runs the schedule and hands every iteration to `on_iter`: a row of `iters` without run, and the steps themselves.
 
-    `on_traced` is called after the first step, `on_warm` right before the first timed iteration.
-    Raises WorkloadError for a loss that is not finite, after that iteration has been handed over.
+    The row of steps that another process performed names its rank and carries that rank's times; every call then makes
+    as many iterations as there are such processes. `on_traced` is called after the first step, `on_warm` right before
+    the first timed iteration. Raises WorkloadError for a loss that is not finite, after that iteration was handed over.
     """
+    under_way: deque[_Call] = deque()
     was_warmup = True
     for index, (num_batches, warmup) in enumerate(schedule.calls()):
         if was_warmup and not warmup:
+            _finish(trainer, clock, under_way, 0, on_iter)
             on_warm()
         was_warmup = warmup
         start_ns = clock.now_ns()
-        result = trainer.run(num_batches)
-        # The call returns when the work is queued; only now is it done, so only now may the clock be read.
+        under_way.append(_Call(index, num_batches, warmup, start_ns, trainer.run(num_batches)))
+        _finish(trainer, clock, under_way, trainer.lookahead if index else 0, on_iter)
+        if index == 0:
+            on_traced()
+    _finish(trainer, clock, under_way, 0, on_iter)
+
+
+@dataclass(frozen=True)
+class _Call:
+    index: int
+    num_batches: int
+    warmup: bool
+    start_ns: int
+    read: Callable[[], Sequence[Steps]]
+
+
+def _finish(
+    trainer: Steppable,
+    clock: NanosecondClock,
+    under_way: deque[_Call],
+    leave: int,
+    on_iter: Callable[[dict[str, Any], Steps], None],
+) -> None:
+    """Waits for the oldest calls and hands them on, until only `leave` are under way."""
+    while len(under_way) > leave:
+        call = under_way.popleft()
+        # The call returned when the work was queued; only now is it done, so only now may the clock be read.
         trainer.synchronise()
         end_ns = clock.now_ns()
-        steps = result()
-        on_iter(
-            {
-                "iter": index,
-                "warmup": warmup,
-                "num_batches": num_batches,
-                "t_start_ns": start_ns,
-                "duration_s": (end_ns - start_ns) / 1e9,
+        parts = call.read()
+        for part, steps in enumerate(parts):
+            iteration = call.index * len(parts) + part
+            row = {
+                "iter": iteration,
+                "warmup": call.warmup,
+                "num_batches": call.num_batches,
+                "t_start_ns": call.start_ns,
+                "duration_s": (end_ns - call.start_ns) / 1e9,
                 "data_wait_s": steps.data_wait_s,
                 "loss": float(steps.loss.mean()),
             }
+            if steps.worker is not None:
+                row |= asdict(steps.worker)
+            on_iter(row, steps)
+            _check_loss(steps, iteration)
+
+
+def _check_loss(steps: Steps, iteration: int) -> None:
+    if not np.isfinite(steps.loss).all():
+        first = int(np.flatnonzero(~np.isfinite(steps.loss))[0])
+        raise WorkloadError(
+            f"loss is {steps.loss[first]} in step {first + 1} of iteration {iteration}: the training diverged, so its "
+            "speed means nothing; look at the data and the batch size"
         )
-        if not np.isfinite(steps.loss).all():
-            first = int(np.flatnonzero(~np.isfinite(steps.loss))[0])
-            raise WorkloadError(
-                f"loss is {steps.loss[first]} in step {first + 1} of iteration {index}: the training diverged, so its "
-                "speed means nothing; look at the data and the batch size"
-            )
-        if index == 0:
-            on_traced()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from bench.config import MachineConfig, RunConfig
@@ -51,11 +51,16 @@ class Plan:
             "num_warmup_batches": self.schedule.num_warmup_batches,
             "num_batches_per_iter": self.schedule.num_batches_per_iter,
             "num_iters": self.schedule.num_iters,
-            "precision": "fp32",
-            "xla": False,
+            "precision": strategy.numerics.precision,
+            "xla": strategy.numerics.xla,
             "num_nodes": strategy.cluster.num_nodes,
             "num_processes": strategy.cluster.size,
-            "num_ps": 0,
+            "num_ps": strategy.num_ps,
+            "exchange": {
+                field.name: str(value)
+                for field in fields(strategy.exchange)
+                if field.name in strategy.knobs and (value := getattr(strategy.exchange, field.name)) != field.default
+            },
             "num_devices": self.num_devices,
             "device_kind": strategy.resources.device_kind,
             "cores_per_device": self.cores_per_device,
@@ -69,8 +74,9 @@ class Plan:
 
     def fingerprint(self) -> str:
         """16 hex digits over what must be the same on every rank: what is trained, how it is timed, on what."""
-        said = [asdict(self.config.workload), asdict(self.config.measure), self.strategy.local_replicas]
-        text = json.dumps([*said, self.strategy.resources.device_kind], default=str)
+        config = self.config
+        said = [asdict(group) for group in (config.workload, config.exchange, config.numerics, config.measure)]
+        text = json.dumps([*said, self.num_devices, self.strategy.resources.device_kind], default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _resolved(self) -> dict[str, Any]:
@@ -78,7 +84,8 @@ class Plan:
         strategy, strong = self.strategy, self.config.workload.global_batch_size
         return {
             "batch_size": None if strong else self.batch_per_device,
-            "num_workers": strategy.cluster.size,
+            "num_workers": sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks),
+            "num_ps": strategy.num_ps or None,
             "device": strategy.resources.device_kind,
             "devices_per_worker": strategy.local_replicas,
             "intra_op_threads": strategy.resources.intra_op_threads,
@@ -104,9 +111,26 @@ def resources_of(machine: MachineConfig, *, num_gpus: int, why_no_gpu: str | Non
     )
 
 
+def in_roles(config: RunConfig, cluster: ClusterEnv) -> ClusterEnv:
+    """The cluster with the roles that the strategy gives to its ranks, unless TF_CONFIG has named them.
+
+    Raises UsageError for a job that is too small for the strategy.
+    """
+    if cluster.roles_are_named:
+        return cluster
+    strategy, exchange = load(config.workload.strategy), config.exchange
+    others = strategy.roles(0, exchange)
+    if cluster.size <= len(others):
+        raise UsageError(
+            f"strategy {strategy.name!r} needs {len(others)} process(es) besides its workers ({', '.join(others)}), "
+            f"but {cluster.source} has {cluster.size}: start at least {len(others) + 1}"
+        )
+    return cluster.with_roles(strategy.roles(cluster.size - len(others), exchange))
+
+
 def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) -> Strategy:
     """The strategy in its place, checked. Raises UsageError for names and combinations that cannot run."""
-    strategy = load(config.workload.strategy)(cluster, resources)
+    strategy = load(config.workload.strategy)(cluster, resources, config.exchange, config.numerics)
     strategy.check()
     check_workload(config.workload.model, config.workload.dataset, config.workload.data_dir)
     return strategy

@@ -71,6 +71,15 @@ def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[st
     return fields, reasons
 
 
+def framework_versions() -> dict[str, str | None]:
+    """What must be the same on every rank for them to train the same: name -> version."""
+    named = {"Python": platform.python_version(), "NumPy": _version("numpy"), "Horovod": _version("horovod")}
+    import keras
+    import tensorflow as tf
+
+    return {"TensorFlow": tf.version.VERSION, "Keras": keras.__version__, **named}
+
+
 def of_frameworks() -> tuple[dict[str, Any], dict[str, str]]:
     """Provenance of the loaded frameworks: (fields, column -> reason)."""
     import keras

@@ -53,7 +53,8 @@ class Ending:
 def conclude(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_at: datetime) -> Tables:
     """The four tables of a run, whatever became of it. `shards` as `results.store.Store.read_shards` gives them."""
     run: dict[str, Any] = {"null_reasons": {}, "provenance": {}}
-    for shard in shards:
+    # What the ranks found out counts for more than what was planned.
+    for shard in sorted(shards, key=lambda shard: shard.name != RUN_SHARD):
         join(run, shard.run)
     by_rank = {shard.rank["rank"]: shard for shard in shards if "rank" in shard.rank}
     ranks = [
@@ -96,13 +97,15 @@ def _how_lost(code: int | None, last_words: str | None) -> str:
 
 
 def _rows(run_id: str, by_rank: Mapping[int, ShardContent], table: str) -> list[dict[str, Any]]:
-    """All ranks' rows of a table, with their times on rank 0's clock."""
+    """All ranks' rows of a table, with their times on rank 0's clock. A row may name another rank than its writer."""
     time_column = {"iters": "t_start_ns", "telemetry": "t_ns"}[table]
-    return [
-        {"run_id": run_id, "rank": rank, **row, time_column: row[time_column] - shard.rank.get("clock_offset_ns", 0)}
+    offsets = {rank: shard.rank.get("clock_offset_ns", 0) for rank, shard in by_rank.items()}
+    rows = [
+        {"run_id": run_id, "rank": rank, **row}
         for rank, shard in sorted(by_rank.items())
         for row in getattr(shard, table)
     ]
+    return [row | {time_column: row[time_column] - offsets.get(row["rank"], 0)} for row in rows]
 
 
 def _gpu_peak(rank_row: Mapping[str, Any], iters: list[dict[str, Any]], telemetry: list[dict[str, Any]]) -> int | None:
@@ -139,10 +142,10 @@ def _verdict(run: Mapping[str, Any], ranks: list[dict[str, Any]], ending: Ending
         )
         error = f"not finished after {ending.timeout_s:g} s ({where}): raise --timeout, or look at what it waits for"
         return _outcome("timeout", ExitCode.TIMEOUT, error, late[0] if late else None)
-    bad = next((row for row in ranks if row["rank"] == ending.first_failed and row["status"] != "ok"), None)
-    bad = bad or next((row for row in ranks if row["status"] not in ("ok", "interrupted")), None)
-    bad = bad or next((row for row in ranks if row["status"] != "ok"), None)
-    if bad is not None:
+    # Who was only told to stop, or missed another, is not to blame as long as anybody else is.
+    failed = [row for row in ranks if row["status"] != "ok"]
+    if failed:
+        bad = min(failed, key=lambda row: (row["status"] == "interrupted", row["rank"] != ending.first_failed))
         code = bad.get("exit_code") or ExitCode.WORKLOAD
         known = code in (ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.TIMEOUT)
         return _outcome(bad["status"], code if known else ExitCode.WORKLOAD, bad["error"], bad)

@@ -1,7 +1,7 @@
 """Command line of one benchmark: `python -m bench.run --strategy mwms --num-workers 2`.
 
-It starts the workers as processes of their own and watches them; where TF_CONFIG says that this process is one of
-several, it starts and watches that one.
+It starts the workers as processes of their own and watches them; where srun, mpirun or TF_CONFIG say that this process
+is one of several, it starts and watches that one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bench import frameworks
 from bench.config import parse
 from bench.errors import BenchError, ExitCode, UsageError
 from jobs.cluster import LAUNCHER_PID, ClusterEnv, ClusterError
+from jobs.slurm import expand_hosts
 from results.store import StoreError
 
 
@@ -39,14 +40,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     config = parse(argv)
-    cluster = ClusterEnv.from_env(os.environ)
+    cluster = ClusterEnv.from_env(os.environ, expand_hosts)
     if LAUNCHER_PID in os.environ:
         from bench import worker
 
         return worker.run(config, cluster or ClusterEnv.alone(), os.environ)
-    wanted = config.machine.num_workers
-    if cluster is not None and wanted not in (None, cluster.size):
-        raise UsageError(f"--num-workers {wanted}, but {cluster.source} has {cluster.size} tasks: leave the flag out")
     if cluster is not None and config.machine.port_base is not None:
         raise UsageError(
             f"--port-base is for workers on this machine, but {cluster.source} names the ports: leave it out"

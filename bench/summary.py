@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,16 @@ MAD_TO_SIGMA = 1.4826
 """Median absolute deviation of a normal distribution -> its standard deviation."""
 
 
-def images_per_s(timed: Sequence[dict[str, Any]], global_batch: int) -> float:
-    """Images of all ranks / (latest end - earliest start). `timed`: rows of `iters` without warm-up, all ranks.
+def images_per_s(timed: Sequence[dict[str, Any]], devices: Mapping[int, int], batch_per_device: int) -> float:
+    """Images of all ranks / (latest end - earliest start). `timed`: rows of `iters` without warm-up, all ranks;
+    `devices`: rank -> replicas.
 
     A window over everything, not a mean of rates, which would weigh fast steps more (MLPerf HPC's rule).
     """
     start_ns = min(row["t_start_ns"] for row in timed)
     end_ns = max(row["t_start_ns"] + row["duration_s"] * 1e9 for row in timed)
-    batches = sum(row["num_batches"] for row in timed if row["rank"] == 0)
-    return float(batches * global_batch / (end_ns - start_ns) * 1e9)
+    batches = sum(row["num_batches"] * devices[row["rank"]] for row in timed)
+    return float(batches * batch_per_device / (end_ns - start_ns) * 1e9)
 
 
 def summarise(tables: Tables) -> dict[str, Any]:
@@ -36,13 +37,15 @@ def summarise(tables: Tables) -> dict[str, Any]:
     timed = [row for row in tables["iters"] if not row["warmup"]]
     if run["status"] != "ok":
         return summary
-    rate = images_per_s(timed, run["global_batch"])
+    devices = {row["rank"]: row["num_devices"] for row in tables["ranks"]}
+    rate = images_per_s(timed, devices, run["batch_per_device"])
     # A step is as slow as its slowest rank.
-    by_rank = [[row["duration_s"] for row in timed if row["rank"] == rank["rank"]] for rank in tables["ranks"]]
-    slowest = np.max(by_rank, axis=0)
-    batches = [row["num_batches"] for row in timed if row["rank"] == 0]
-    step_times = slowest / batches
-    rates = np.asarray(batches) * run["global_batch"] / slowest
+    iterations: dict[int, dict[str, Any]] = {}
+    for row in timed:
+        if row["duration_s"] > iterations.get(row["iter"], {"duration_s": 0})["duration_s"]:
+            iterations[row["iter"]] = row
+    step_times = np.asarray([row["duration_s"] / row["num_batches"] for row in iterations.values()])
+    rates = run["global_batch"] / step_times
     p50, p90, p95, p99 = np.percentile(step_times, [50, 90, 95, 99])
     return summary | {
         "images_per_s": rate,

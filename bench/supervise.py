@@ -24,14 +24,15 @@ from bench.clock import Clock
 from bench.config import MachineConfig, RunConfig
 from bench.errors import EnvironmentFault, UsageError
 from bench.lifecycle import RUN_ID, describe_run, finish, new_run_id
-from bench.plan import Plan, make_strategy, resolve, resources_of
+from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
 from bench.provenance import cgroup_cores
 from bench.record import RUN_SHARD, Ending
 from bench.telemetry import Gpus
-from jobs.cluster import LAUNCHER_PID, NODE_GPUS, STARTED_NS, ClusterEnv
+from jobs.cluster import LAUNCHER_PID, NODE_GPUS, STARTED_NS, ClusterEnv, Task
 from jobs.launch import Outcome, Worker, free_ports, launch, share_cores
 from results.store import ShardContent, Store
 from strategies import load
+from strategies.base import Strategy
 
 _FRAMEWORK_CHATTER = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before|\d{4}-\d\d-\d\d [\d:.]+: [IWE] ")
 """Lines that TensorFlow logs in every run, in good and in bad ones."""
@@ -62,50 +63,81 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus) -> La
 
     Raises UsageError or EnvironmentFault, with nothing started.
     """
-    members = _local_members(config) if cluster is None else (cluster,)
-    uuids = [uuid for handle in gpus.handles if (uuid := gpus.uuid(handle))]
-    shares = [tuple(uuids)] if cluster else _share_gpus(config.machine, uuids, len(members))
+    members = _local_members(config) if cluster is None else (in_roles(config, cluster),)
     cores = sorted(os.sched_getaffinity(0))
     # A scheduler that binds its tasks has left each of them a part of the machine, which is not shared out again.
     bound = cluster is not None and len(cores) < (os.cpu_count() or 1)
-    sharers = len(members) if cluster is None else 1 if bound else cluster.local_size
+    here = members[0].tasks if cluster is None else (members[0].task,) if bound else members[0].here
+    uuids = [uuid for handle in gpus.handles if (uuid := gpus.uuid(handle))]
+    shares = _share_gpus(config.machine, uuids, config.machine.num_workers or 1) if cluster is None else [tuple(uuids)]
     resources = resources_of(config.machine, num_gpus=len(shares[0]), why_no_gpu=gpus.unavailable)
     strategy = make_strategy(config, members[0], resources)
-    each = config.machine.cores_per_device and config.machine.cores_per_device * strategy.local_replicas
-    if each and each * sharers > len(cores):
-        raise UsageError(
-            f"--cores-per-device {config.machine.cores_per_device} needs {each * sharers} cores for "
-            f"{sharers * strategy.local_replicas} devices on this machine, but this job may use {len(cores)}: "
-            "lower it, or leave it out to share the cores"
-        )
-    blocks = share_cores(cores, sharers, each)
+    _check_num_workers(config, strategy, cluster)
+    blocks = _share_cores(config, strategy, cores, here)
+    training = [index for index, task in enumerate(here) if strategy.replicas(task)]
     usable = min(len(set().union(*blocks)), cgroup_cores() or len(cores))
-    per_device = usable / (strategy.local_replicas * sharers)
+    per_device = usable / max(1, sum(strategy.replicas(task) for task in here))
+    if cluster is None:
+        mine = tuple(blocks)
+        seen = tuple(shares[training.index(index)] if index in training else shares[0] for index in range(len(here)))
+    else:
+        mine, seen = (blocks[cluster.local_rank % len(here)],), None
     return LaunchPlan(
-        plan=resolve(config, strategy, cores_per_device=per_device, num_cores=len(blocks[0])),
+        plan=resolve(
+            config, strategy, cores_per_device=per_device, num_cores=len(blocks[training[0] if training else 0])
+        ),
         members=members,
-        cores=tuple(blocks) if cluster is None else (blocks[cluster.local_rank % sharers],),
-        gpus=tuple(shares) if cluster is None and resources.device_kind == "gpu" else None,
+        cores=mine,
+        gpus=seen if resources.device_kind == "gpu" else None,
     )
+
+
+def _check_num_workers(config: RunConfig, strategy: Strategy, cluster: ClusterEnv | None) -> None:
+    wanted, workers = config.machine.num_workers, sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks)
+    if cluster is not None and wanted not in (None, workers):
+        raise UsageError(
+            f"--num-workers {wanted}, but {cluster.source} has {cluster.size} tasks, {workers} of them workers: leave "
+            "the flag out"
+        )
+
+
+def _share_cores(
+    config: RunConfig, strategy: Strategy, cores: Sequence[int], here: Sequence[Task]
+) -> list[tuple[int, ...]]:
+    """Cores for each task of this machine: disjoint for those that train; who only serves may run on all of these."""
+    devices = [strategy.replicas(task) for task in here]
+    workers = sum(count > 0 for count in devices)
+    each = config.machine.cores_per_device and config.machine.cores_per_device * max(devices)
+    if each and each * workers > len(cores):
+        raise UsageError(
+            f"--cores-per-device {config.machine.cores_per_device} needs {each * workers} cores for {sum(devices)} "
+            f"devices on this machine, but this job may use {len(cores)}: lower it, or leave it out to share the cores"
+        )
+    blocks = share_cores(cores, max(1, workers), each or None)
+    everything = tuple(sorted(set().union(*blocks)))
+    turns = iter(blocks)
+    return [next(turns) if count else everything for count in devices]
 
 
 def _local_members(config: RunConfig) -> tuple[ClusterEnv, ...]:
     count = config.machine.num_workers or 1
-    if count == 1:
+    strategy = load(config.workload.strategy)
+    roles = strategy.roles(count, config.exchange)
+    if len(roles) == 1:
         return (ClusterEnv.alone(),)
-    if load(config.workload.strategy).one_process:
+    if strategy.one_process:
         raise UsageError(
             f"strategy {config.workload.strategy!r} runs in one process, so --num-workers {count} does not apply: "
-            "give it devices with --devices-per-worker, or choose mwms or independent"
+            "give it devices with --devices-per-worker, or choose a strategy with one process a worker (mwms)"
         )
     try:
-        ports = free_ports(count, config.machine.port_base)
+        ports = free_ports(len(roles), config.machine.port_base)
     except OSError as error:
         why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
         raise EnvironmentFault(
             f"port {error.filename} {why} on this machine: choose another --port-base, or leave it out"
         ) from None
-    return tuple(ClusterEnv.local(rank, ports) for rank in range(count))
+    return tuple(ClusterEnv.local(rank, ports, roles) for rank in range(len(roles)))
 
 
 def _share_gpus(machine: MachineConfig, uuids: Sequence[str], count: int) -> list[tuple[str, ...]]:
@@ -193,14 +225,19 @@ def supervise(
 def _speak_for(member: ClusterEnv, ending: Ending) -> None:
     """Says why a worker ended that could not say so itself. Only whoever started rank 0 writes the record."""
     code = ending.exit_codes[member.rank]
-    others = ", ".join(task.address for rank, task in enumerate(member.tasks) if rank != member.rank)
+    known = [task.address for rank, task in enumerate(member.tasks) if rank != member.rank and task.address]
+    others = ", ".join(known) or member.meeting_point or "asked by MPI"
     if ending.timeout_s is not None:
         output.complain(
-            f"rank {member.rank} ({member.task.address}): not finished after {ending.timeout_s:g} s. Look whether the "
+            f"rank {member.rank}{_at(member)}: not finished after {ending.timeout_s:g} s. Look whether the "
             f"others run and can be reached ({others}), or raise --timeout"
         )
     elif ending.signum is None and code < 0:
-        output.complain(f"rank {member.rank} ({member.task.address}) was killed by {signal.Signals(-code).name}")
+        output.complain(f"rank {member.rank}{_at(member)} was killed by {signal.Signals(-code).name}")
+
+
+def _at(member: ClusterEnv) -> str:
+    return f" ({member.task.address})" if member.task.address else ""
 
 
 def _ending(outcome: Outcome, timeout_s: float, last_words: Mapping[int, str]) -> Ending:
@@ -251,7 +288,7 @@ def _workers(
     workers = []
     for index, (member, cores) in enumerate(zip(launch_plan.members, launch_plan.cores, strict=True)):
         mine = dict(common)
-        if member.size > 1:
+        if member.size > 1 and member.task.address:  # else the launcher's own variables say who is who
             mine["TF_CONFIG"] = member.tf_config()
         if launch_plan.plan.strategy.resources.device_kind == "cpu":
             mine["CUDA_VISIBLE_DEVICES"] = "-1"  # a worker decides nothing anew

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
 import signal
 import socket
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from bench import frameworks, output, provenance
+from bench import __version__, frameworks, output, provenance
 from bench.clock import Clock
 from bench.config import RunConfig
-from bench.errors import BenchError, ExitCode, UsageError
+from bench.errors import BenchError, EnvironmentFault, ExitCode, UsageError
+from bench.evidence import Evidence, digest
 from bench.lifecycle import RUN_ID
 from bench.measure import measure
-from bench.plan import Plan, make_strategy, resolve, resources_of
+from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
 from bench.ranklog import RankLog
 from bench.telemetry import Gpus, ProcessSampler, Sampler
 from bench.workloads import workload
 from bench.workloads.arithmetic import forward_flops
-from jobs.cluster import LAUNCHER_PID, NODE_GPUS, STARTED_NS, ClusterEnv
+from jobs.cluster import LAUNCHER_PID, NODE_GPUS, STARTED_NS, ClusterEnv, ClusterError
 from jobs.launch import die_with_launcher
+from jobs.rendezvous import PeerGone, Rendezvous
 from results.store import Store
+from strategies.base import Steps, Trainer
 
 
 class _Stopped(BaseException):
@@ -43,13 +47,14 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> int:
     gpus = Gpus(env)
     cores = sorted(os.sched_getaffinity(0))
     resources = resources_of(config.machine, num_gpus=len(gpus.handles), why_no_gpu=gpus.unavailable)
-    strategy = make_strategy(config, cluster, resources)
-    plan = resolve(config, strategy, cores_per_device=len(cores) / strategy.local_replicas, num_cores=len(cores))
+    strategy = make_strategy(config, in_roles(config, cluster), resources)
+    cores_per_device = len(cores) / max(1, strategy.local_replicas)
+    plan = resolve(config, strategy, cores_per_device=cores_per_device, num_cores=len(cores))
     store = Store(config.output.results_dir)
     log = RankLog(clock, int(env[STARTED_NS]))
     log.note(
         rank=cluster.rank,
-        role=cluster.task.role,
+        role=strategy.cluster.task.role,
         hostname=socket.gethostname(),
         pid=os.getpid(),
         cores=cores,
@@ -74,7 +79,6 @@ class _Member:
         self._log = log
         self._clock = clock
         self._gpus = gpus
-        self._cluster = plan.strategy.cluster
         # Whoever gave us the run's id reads our shard and speaks for us; others only see our standard error.
         self._speaks_for_itself = run_id is None
 
@@ -83,7 +87,9 @@ class _Member:
         try:
             self._train()
             status, code, error = "ok", 0, None
-        except BenchError as problem:
+        except PeerGone as problem:
+            status, code, error = "interrupted", problem.exit_code, str(problem)
+        except (BenchError, ClusterError) as problem:
             status, code, error = "failed", int(problem.exit_code), str(problem)
         except _Stopped as stop:
             status, code, error = "interrupted", 128 + stop.signum, f"stopped by {signal.Signals(stop.signum).name}"
@@ -100,7 +106,7 @@ class _Member:
         return code
 
     def _train(self) -> None:
-        plan, log, strategy = self._plan, self._log, self._plan.strategy
+        log, strategy = self._log, self._plan.strategy
         _stop_on_signals()
         log.enter("import")
         forked = frameworks.preloaded()
@@ -108,87 +114,119 @@ class _Member:
         log.enter("rendezvous")
         if forked:
             log.forget_start()
-        strategy.connect()
+        meeting = Rendezvous(_with_addresses(strategy.cluster))
+        strategy.cluster = meeting.cluster
+        self._introduce(meeting)
+        strategy.connect(meeting.exchange)
         _stop_on_signals()  # MultiWorkerMirroredStrategy replaces the handler by one that ignores SIGTERM
-        self._meet()
         sampler = self._start_sampler()
         try:
             log.enter("build")
-            settings = plan.config.workload
-            job = workload(
-                model=settings.model,
-                dataset=settings.dataset,
-                data_dir=settings.data_dir,
-                seed=settings.seed,
-                batch_per_device=plan.batch_per_device,
-                global_batch=plan.global_batch,
-                steps=plan.schedule.num_batches,
-            )
-            trainer = strategy.trainer(job)
-            if self._cluster.rank == 0:
-                self._describe_model(trainer.model)
-            log.note(devices=trainer.devices())
-            log.enter("trace")
-            traces = 0
-
-            def warm() -> None:
-                nonlocal traces
-                traces = trainer.traces()
-                trainer.reset_peak_memory()
-                strategy.exchange(b"")  # all ranks begin together
-                log.timing_begins()
-
-            first_timed = len(list(plan.schedule.calls())) - plan.schedule.num_iters
-
-            def keep(row: dict[str, Any]) -> None:
-                log.shard.add_iter(row)
-                if self._cluster.rank == 0 and not row["warmup"]:
-                    output.print_iter(plan, row, row["iter"] - first_timed)
-
-            measure(
-                trainer,
-                plan.schedule,
-                self._clock,
-                on_traced=lambda: log.enter("warmup"),
-                on_warm=warm,
-                on_iter=keep,
-            )
-            log.enter("finish")
-            log.note(
-                retraces=trainer.traces() - traces,
-                framework_peak_mem_bytes=trainer.peak_memory_bytes(),
-                weight_digests=trainer.digest(),
-            )
-            if self._cluster.rank == 0:
-                self._describe_exchange(trainer.all_reduce())
+            trainer = self._build()
+            if trainer is None:
+                log.enter("serve")
+                meeting.exchange(b"")
+            else:
+                self._measure(trainer, meeting)
         finally:
             problem = sampler.stop() if sampler else None
             log.note(peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
             if problem:
                 log.shard.update_run(null_reasons={"telemetry": problem})
-        strategy.exchange(b"")  # nobody leaves while another still needs it
+        meeting.exchange(b"")  # nobody leaves while another still needs it
+        strategy.close()
+        meeting.close()
 
-    def _meet(self) -> None:
-        """Learns the run's id from rank 0, and how far this host's clock is from rank 0's."""
-        me = {"run_id": self._run_id, "hostname": socket.gethostname(), "settings": self._plan.fingerprint()}
-        ranks = [json.loads(text) for text in self._plan.strategy.exchange(json.dumps(me).encode())]
+    def _build(self) -> Trainer | None:
+        plan, settings = self._plan, self._plan.config.workload
+        job = workload(
+            model=settings.model,
+            dataset=settings.dataset,
+            data_dir=settings.data_dir,
+            seed=settings.seed,
+            batch_per_device=plan.batch_per_device,
+            global_batch=plan.global_batch,
+            steps=plan.schedule.num_batches,
+            numerics=plan.config.numerics,
+            provable=plan.config.output.evidence is not None,
+        )
+        trainer = plan.strategy.trainer(job)
+        if trainer is not None:
+            if self._rank == 0:
+                self._describe_model(trainer.model)
+            self._log.note(devices=trainer.devices())
+        return trainer
+
+    def _measure(self, trainer: Trainer, meeting: Rendezvous) -> None:
+        plan, log = self._plan, self._log
+        log.enter("trace")
+        traces = 0
+
+        def warm() -> None:
+            nonlocal traces
+            traces = trainer.traces()
+            trainer.reset_peak_memory()
+            meeting.exchange(b"")  # all ranks begin together
+            log.timing_begins()
+
+        timed = itertools.count()
+        folder = plan.config.output.evidence
+        evidence = Evidence()
+
+        def keep(row: dict[str, Any], steps: Steps) -> None:
+            log.shard.add_iter(row)
+            if folder is not None:
+                evidence.add(steps)
+            if self._rank == 0 and not row["warmup"]:
+                output.print_iter(plan, row, next(timed))
+
+        measure(
+            trainer,
+            plan.schedule,
+            self._clock,
+            on_traced=lambda: log.enter("warmup"),
+            on_warm=warm,
+            on_iter=keep,
+        )
+        log.enter("finish")
+        log.note(
+            retraces=trainer.traces() - traces,
+            framework_peak_mem_bytes=trainer.peak_memory_bytes(),
+            weight_digests=[digest(trainer.weights(replica)) for replica in range(plan.strategy.local_replicas)],
+        )
+        if folder is not None:
+            evidence.save(folder, self._rank, updates=trainer.updates(), weights=trainer.weights(0))
+        if self._rank == 0:
+            self._describe_exchange(trainer.all_reduce())
+
+    @property
+    def _rank(self) -> int:
+        return self._plan.strategy.cluster.rank
+
+    def _introduce(self, meeting: Rendezvous) -> None:
+        """Learns the run's id from rank 0 and how far this host's clock is from rank 0's, and sees that all ranks are
+        of one kind. Raises UsageError or EnvironmentFault, the same on every rank."""
+        me = {
+            "run_id": self._run_id,
+            "hostname": socket.gethostname(),
+            "settings": self._plan.fingerprint(),
+            "versions": {"TrainScale": __version__, **provenance.framework_versions()},
+        }
+        ranks = [json.loads(text) for text in meeting.exchange(json.dumps(me).encode())]
         # All leave that exchange at the same moment, so what their clocks say now differs by their offsets.
-        clocks = [int(text) for text in self._plan.strategy.exchange(str(self._clock.now_ns()).encode())]
-        self._log.open(self._store, ranks[0]["run_id"], self._cluster.rank)
+        clocks = [int(text) for text in meeting.exchange(str(self._clock.now_ns()).encode())]
+        self._log.open(self._store, ranks[0]["run_id"], self._rank)
+        _compare(ranks)
         same_host = me["hostname"] == ranks[0]["hostname"]
-        rank = self._cluster.rank if len(clocks) > 1 else 0
-        if other := [who for who, said in enumerate(ranks) if said["settings"] != ranks[0]["settings"]]:
-            raise UsageError(
-                f"rank {other[0]} ({ranks[other[0]]['hostname']}) was started with other settings or devices than rank "
-                f"0 ({ranks[0]['hostname']}): give every task the same command"
-            )
-        self._log.note(clock_offset_ns=0 if same_host else clocks[rank] - clocks[0])
+        self._log.note(clock_offset_ns=0 if same_host else clocks[self._rank] - clocks[0])
+        if self._rank == 0:
+            self._log.shard.update_run(num_nodes=len({rank["hostname"] for rank in ranks}))
 
     def _start_sampler(self) -> Sampler | None:
         period_s = self._plan.config.measure.telemetry_period
         if not period_s:
             return None
-        of_node = self._cluster.local_rank == 0
+        of_node = self._plan.strategy.cluster.local_rank == 0
         sampler = Sampler(
             period_s=period_s,
             clock=self._clock,
@@ -217,9 +255,35 @@ class _Member:
     def _describe_exchange(self, all_reduce: str | None) -> None:
         strategy = self._plan.strategy
         alone = "one replica has nobody to exchange with"
-        why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} exchanges no gradients"
+        why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} has no all-reduce"
         reasons = {} if all_reduce else {"actual_all_reduce": why}
         self._log.shard.update_run(actual_all_reduce=all_reduce, null_reasons=reasons)
+
+
+def _with_addresses(cluster: ClusterEnv) -> ClusterEnv:
+    """The cluster, with what mpi4py tells of it where nothing else does."""
+    if cluster.meeting_point is not None:
+        return cluster
+    from jobs import mpi
+
+    return mpi.locate(cluster)
+
+
+def _compare(ranks: Sequence[dict[str, Any]]) -> None:
+    """Raises for the first rank that is not of rank 0's kind."""
+    first = ranks[0]
+    for rank, said in enumerate(ranks):
+        for name, version in said["versions"].items():
+            if version != first["versions"].get(name):
+                raise EnvironmentFault(
+                    f"rank {rank} ({said['hostname']}) has {name} {version} but rank 0 ({first['hostname']}) has "
+                    f"{first['versions'].get(name)}: install the same everywhere"
+                )
+        if said["settings"] != first["settings"]:
+            raise UsageError(
+                f"rank {rank} ({said['hostname']}) was started with other settings or devices than rank 0 "
+                f"({first['hostname']}): give every task the same command"
+            )
 
 
 def _stop_on_signals() -> None:

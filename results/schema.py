@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ RUNS = (
     Column("failed_phase", "string", "the phase that rank was in"),
     Column("strategy", "string", "as in --strategy, aliases resolved"),
     Column("synchronous", "bool", "every step averages the gradients of all replicas before the weights change"),
-    Column("requested_all_reduce", "string", "the collective asked for; null where gradients are not exchanged"),
+    Column("requested_all_reduce", "string", "the collective asked for; null where gradients are not all-reduced"),
     Column("actual_all_reduce", "string", "the collective that the traced step holds"),
     Column("model", "string", "as in --model"),
     Column("dataset", "string", "as in --dataset"),
@@ -54,11 +54,12 @@ RUNS = (
     Column("num_warmup_batches", "int64", "steps before the timed ones, every rank"),
     Column("num_batches_per_iter", "int64", "steps in one compiled call"),
     Column("num_iters", "int64", "timed iterations asked for"),
-    Column("precision", "string", "arithmetic of the layers"),
-    Column("xla", "bool", "the step was compiled by XLA"),
+    Column("precision", "string", "arithmetic of the layers: fp32, bf16, fp16 or tf32"),
+    Column("xla", "bool", "forward and backward pass were compiled by XLA"),
     Column("num_nodes", "int64", "hosts"),
     Column("num_processes", "int64", "processes that train or serve"),
     Column("num_ps", "int64", "parameter servers among them"),
+    Column("exchange", "text_map", "the knobs of the gradient exchange that were turned: name -> value"),
     Column("num_devices", "int64", "replicas that compute gradients"),
     Column("device_kind", "string", "cpu or gpu"),
     Column("device_name", "string", "model name of the GPU or CPU"),
@@ -119,7 +120,7 @@ RANKS = (
     Column("hostname", "string", ""),
     Column("pid", "int64", ""),
     Column("devices", "texts", "the devices of this rank's replicas, as TensorFlow names them"),
-    Column("num_devices", "int64", "replicas on this rank"),
+    Column("num_devices", "int64", "replicas on this rank; 0 where it only serves or coordinates"),
     Column("cores", "integers", "CPU cores this rank was allowed to run on"),
     Column("intra_op_threads", "int64", ""),
     Column("inter_op_threads", "int64", ""),
@@ -147,7 +148,7 @@ RANKS = (
 ITERS = (
     Column("run_id", "string", ""),
     Column("rank", "int64", ""),
-    Column("iter", "int64", "counts from 0, warm-up included"),
+    Column("iter", "int64", "counts from 0, warm-up included; of a strategy without steps in common over all ranks"),
     Column("warmup", "bool", "not part of any figure"),
     Column("num_batches", "int64", "steps in this iteration"),
     Column("t_start_ns", "int64", "Unix time on rank 0's clock"),
@@ -191,6 +192,7 @@ COMPARABLE_FIELDS = (
     "num_nodes",
     "num_processes",
     "num_ps",
+    "exchange",
     "num_devices",
     "device_kind",
     "device_name",
@@ -206,7 +208,7 @@ COMPARABLE_FIELDS = (
 
 def comparability_key(run: Mapping[str, Any]) -> str:
     """16 hex digits over COMPARABLE_FIELDS of a row of `runs`."""
-    text = json.dumps([run.get(field) for field in COMPARABLE_FIELDS])
+    text = json.dumps([run.get(field) for field in COMPARABLE_FIELDS], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -15,10 +15,13 @@ STRATEGIES = {
     "independent": "strategies.mwms:Independent",
     "mirrored": "strategies.mirrored:Mirrored",
     "mwms": "strategies.mwms:MultiWorkerMirrored",
+    "central": "strategies.central:CentralStorage",
+    "ps": "strategies.ps:ParameterServer",
+    "horovod": "strategies.horovod:Horovod",
 }
 """Name -> module:class."""
 
-ALIASES = {"multi_worker_mirrored": "mwms"}
+ALIASES = {"multi_worker_mirrored": "mwms", "central_storage": "central", "parameter_server": "ps"}
 
 
 def load(name: str) -> type[Strategy]:

@@ -3,15 +3,60 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from tyro.conf import FlagCreatePairsOff
 
 from bench.errors import UsageError
-from jobs.cluster import ClusterEnv
+from jobs.cluster import ClusterEnv, Task
+
+AllReduce = Literal["auto", "ring", "nccl", "hierarchical_copy", "reduction_to_one_device"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExchangeConfig:
+    """How gradients are exchanged."""
+
+    all_reduce: AllReduce = "auto"
+    """Collective of mirrored, mwms and central; auto leaves it to TensorFlow."""
+    num_ps: int | None = None
+    """Parameter servers of ps, besides its workers [processes]. None is 1."""
+    controller: Literal["auto", "gloo", "mpi"] = "auto"
+    """What horovod's processes talk by; auto is mpi under mpirun, else gloo."""
+    fusion_threshold_mib: int | None = None
+    """Gradients that horovod sends at once [MiB]; 0 sends each alone. None is Horovod's default."""
+    cycle_time_ms: float | None = None
+    """Time between two looks of horovod for gradients to send [ms]. None is Horovod's default."""
+    compression: Literal["none", "fp16"] = "none"
+    """What horovod sends gradients as."""
+    hierarchical_all_reduce: FlagCreatePairsOff[bool] = False
+    """horovod reduces inside each node first; GPUs only."""
+    timeline: Path | None = None
+    """File that horovod writes its timeline to [path]."""
+
+    def __post_init__(self) -> None:
+        if self.num_ps is not None and self.num_ps < 1:
+            raise UsageError(f"--num-ps is {self.num_ps}: give a whole number of at least 1")
+        if self.fusion_threshold_mib is not None and self.fusion_threshold_mib < 0:
+            raise UsageError(f"--fusion-threshold-mib is {self.fusion_threshold_mib}: give 0 or more")
+        if self.cycle_time_ms is not None and not self.cycle_time_ms > 0:
+            raise UsageError(f"--cycle-time-ms is {self.cycle_time_ms:g}: give a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NumericsConfig:
+    """In which numbers the layers compute."""
+
+    precision: Literal["fp32", "bf16", "fp16", "tf32"] = "fp32"
+    """Arithmetic of the layers; weights stay float32. bf16 and fp16 (with dynamic loss scaling) are Keras's mixed
+    precision, tf32 is TensorFloat-32 on GPUs."""
+    xla: FlagCreatePairsOff[bool] = False
+    """Compile forward and backward pass with XLA."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +81,8 @@ class Resources:
 class Shard:
     """Which part of every global batch a process trains: replicas `first` to `first + count` of `total`."""
 
-    first: int
+    first: Any
+    """An int, or a scalar integer tensor where one graph serves several processes."""
     count: int
     total: int
 
@@ -46,14 +92,18 @@ class Workload:
     """The training to run, the same under every strategy."""
 
     build_model: Callable[[], Any]
-    """Makes the Keras model, which ends in logits. Seeded: every call makes the same weights."""
+    """Makes the Keras model, which ends in logits of any float type. Seeded: every call makes the same weights."""
     build_optimizer: Callable[[], Any]
     """Makes the Keras optimizer."""
     build_input: Callable[[Shard], Any]
-    """Makes the tf.data pipeline of a shard: each element is (images [b, h, w, c] float32 in [0, 1], labels [b] int32)
-    of one replica and one step, replicas in order within a step."""
+    """Makes the tf.data pipeline of a shard: each element is (images [b, h, w, c] float32 in [0, 1], labels [b] int32,
+    samples [b] int32, the positions of the images in the data set) of one replica and one step, replicas in order
+    within a step."""
     global_batch: int
-    """Images all replicas train a step; the loss is divided by it."""
+    """Images all replicas train a step."""
+    numerics: NumericsConfig
+    keep_samples: bool
+    """`Steps.samples` is wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +114,19 @@ class Steps:
     """[num_batches], each the mean over the images that this process trained in that step."""
     data_wait_s: float
     """s in which the process waited for input."""
+    samples: npt.NDArray[np.int32] | None = None
+    """[num_batches, images]: what was trained, where the workload asks for it."""
+    worker: WorkerClock | None = None
+    """Where another process performed the steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerClock:
+    """When which other process performed steps, by its own clock."""
+
+    rank: int
+    t_start_ns: int
+    duration_s: float
 
 
 class Trainer(Protocol):
@@ -71,9 +134,12 @@ class Trainer(Protocol):
 
     model: Any
     """The Keras model, for its layers' shapes."""
+    lookahead: int
+    """Calls of `run` that may be under way when the next is made: 0 unless other processes perform the steps."""
 
-    def run(self, num_batches: int) -> Callable[[], Steps]:
-        """Performs optimizer steps in one compiled call; the result reads what the device made of them."""
+    def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
+        """Performs optimizer steps in one compiled call of each process that it drives, itself or others; the result
+        reads what the devices made of them."""
 
     def synchronise(self) -> None:
         """Returns when every device of this process has finished all steps."""
@@ -84,8 +150,11 @@ class Trainer(Protocol):
     def all_reduce(self) -> str | None:
         """The collective that exchanges gradients in the traced step; None where none are exchanged."""
 
-    def digest(self) -> list[str]:
-        """SHA-256 of the trained weights of each replica of this process."""
+    def weights(self, replica: int) -> list[npt.NDArray[np.float32]]:
+        """The trained weights of a replica of this process, in the model's order."""
+
+    def updates(self) -> int:
+        """How often the optimizer has changed the weights."""
 
     def devices(self) -> list[str]:
         """The device of each replica of this process."""
@@ -98,19 +167,32 @@ class Trainer(Protocol):
 
 
 class Strategy(ABC):
-    """One way to distribute training. Made for a place in a cluster; then check, connect, exchange, trainer."""
+    """One way to distribute training. Made for a place in a cluster; then check, connect, trainer, close."""
 
     name: ClassVar[str]
     synchronous: ClassVar[bool]
     """Every step averages the gradients of all replicas before any weight changes."""
     one_process: ClassVar[bool]
     """The strategy lives in a single process; otherwise there is one process a worker."""
-    requested_all_reduce: ClassVar[str | None] = None
-    """The collective asked for; None where gradients are not exchanged."""
+    all_reduces: ClassVar[Sequence[AllReduce]] = ()
+    """What `--all-reduce` may ask for; empty where gradients are not all-reduced."""
+    knobs: ClassVar[frozenset[str]] = frozenset()
+    """The other fields of ExchangeConfig that have an effect."""
+    no_xla: ClassVar[str | None] = None
+    """Why XLA cannot compile a step of this strategy."""
 
-    def __init__(self, cluster: ClusterEnv, resources: Resources) -> None:
+    def __init__(
+        self, cluster: ClusterEnv, resources: Resources, exchange: ExchangeConfig, numerics: NumericsConfig
+    ) -> None:
         self.cluster = cluster
         self.resources = resources
+        self.exchange = exchange
+        self.numerics = numerics
+
+    @classmethod
+    def roles(cls, num_workers: int, exchange: ExchangeConfig) -> list[str]:
+        """The role of every process of a job with so many workers, in rank order."""
+        return ["worker"] * num_workers
 
     def check(self) -> None:
         """Raises UsageError for what this strategy cannot do here, before anything is allocated."""
@@ -119,6 +201,9 @@ class Strategy(ABC):
                 f"strategy {self.name!r} runs in one process but {self.cluster.source} has {self.cluster.size}: start "
                 "one process (srun -n 1, no --num-workers), or choose a strategy with one process a worker (mwms)"
             )
+        strangers = {task.role for task in self.cluster.tasks} - set(self.roles(1, self.exchange)) - {"chief"}
+        if strangers:
+            raise UsageError(f"strategy {self.name!r} has no role {strangers.pop()!r}: leave it out of TF_CONFIG")
         available = self.resources.num_gpus
         wanted = self.resources.devices or 1
         if self.resources.device_kind == "gpu" and not self.resources.gpu_memory_mib and wanted > available:
@@ -126,25 +211,61 @@ class Strategy(ABC):
                 f"--devices-per-worker {wanted} but a worker sees {available} GPU(s): ask for fewer, or share a GPU "
                 "between replicas with --gpu-memory-mib"
             )
+        self._check_exchange()
+        if self.numerics.precision == "tf32" and self.resources.device_kind != "gpu":
+            raise UsageError("--precision tf32 is NVIDIA GPUs' arithmetic, but this run uses the CPU: use fp32 or bf16")
+        if self.numerics.xla and self.no_xla:
+            raise UsageError(f"--xla has no effect under strategy {self.name!r}: {self.no_xla}")
+
+    def _check_exchange(self) -> None:
+        asked = self.exchange.all_reduce
+        if asked != "auto" and asked not in self.all_reduces:
+            has = f"it has {', '.join(self.all_reduces)}" if self.all_reduces else "it has no all-reduce to choose"
+            raise UsageError(f"--all-reduce {asked} is nothing for strategy {self.name!r}: {has}")
+        if asked == "nccl" and self.resources.device_kind != "gpu":
+            raise UsageError("--all-reduce nccl needs NVIDIA GPUs, and this run uses the CPU: use ring or auto")
+        for field in fields(self.exchange):
+            if field.name in (*self.knobs, "all_reduce") or getattr(self.exchange, field.name) == field.default:
+                continue
+            flag = "--" + field.name.replace("_", "-")
+            raise UsageError(f"{flag} has no effect under strategy {self.name!r}: leave it out")
 
     @property
+    def requested_all_reduce(self) -> str | None:
+        """The collective asked for; None where gradients are not all-reduced."""
+        return self.exchange.all_reduce if self.all_reduces else None
+
+    @property
+    def num_ps(self) -> int:
+        """Parameter servers of the job."""
+        return sum(task.role == "ps" for task in self.cluster.tasks)
+
     @abstractmethod
+    def replicas(self, task: Task) -> int:
+        """Replicas that a process of the job trains."""
+
+    @property
     def local_replicas(self) -> int:
-        """Replicas this process will train."""
+        """Replicas this process trains."""
+        return self.replicas(self.cluster.task)
 
     def shard(self) -> Shard:
-        """This process's part of every global batch. Every process has as many replicas as this one."""
-        count = self.local_replicas
-        return Shard(first=self.cluster.rank * count, count=count, total=self.cluster.size * count)
+        """This process's part of every global batch."""
+        counts = [self.replicas(task) for task in self.cluster.tasks]
+        rank = self.cluster.rank
+        return Shard(first=sum(counts[:rank]), count=counts[rank], total=sum(counts))
 
     @abstractmethod
-    def connect(self) -> None:
-        """Sets up the devices and meets every peer. The framework is loaded before, and measured apart."""
+    def connect(self, exchange: Callable[[bytes], list[bytes]]) -> None:
+        """Sets up the devices and joins the other processes, which have met and are all alive.
+
+        `exchange` gives a few bytes to every process and returns all of them in rank order; every process calls it
+        equally often. The framework is loaded before, and measured apart.
+        """
 
     @abstractmethod
-    def exchange(self, payload: bytes) -> list[bytes]:
-        """Gives `payload` (at most 1 KiB) to every process and returns all of them in rank order: also a barrier."""
+    def trainer(self, workload: Workload) -> Trainer | None:
+        """Builds model, optimizer and input where this strategy wants them; None in a process that serves others."""
 
-    @abstractmethod
-    def trainer(self, workload: Workload) -> Trainer:
-        """Builds model, optimizer and input where this strategy wants them."""
+    def close(self) -> None:  # noqa: B027 most strategies have nothing to leave
+        """Leaves the other processes. All of them call it at the same time."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import tensorflow as tf
 
 from bench.errors import EnvironmentFault
-from strategies.base import Resources
+from strategies.base import NumericsConfig, Resources
 
 
-def configure(resources: Resources, replicas: int) -> list[str]:
-    """Prepares `replicas` devices and returns their names, such as CPU:0.
+def configure(resources: Resources, replicas: int, numerics: NumericsConfig) -> list[str]:
+    """Prepares `replicas` devices and returns their names, such as CPU:0. Without replicas, GPUs are left alone.
 
     Must run before TensorFlow touches a device. CPU replicas are logical devices of the one CPU and share its threads.
     With `gpu_memory_mib` GPUs are cut into logical ones of that size. Raises EnvironmentFault where TensorFlow does
@@ -17,12 +17,12 @@ def configure(resources: Resources, replicas: int) -> list[str]:
     """
     tf.config.threading.set_intra_op_parallelism_threads(resources.intra_op_threads)
     tf.config.threading.set_inter_op_parallelism_threads(resources.inter_op_threads)
-    # float32 means float32: TensorFlow would use TF32 on Ampere and later.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    if resources.device_kind == "cpu":
+    # float32 means float32: left alone, TensorFlow would use TF32 on Ampere and later.
+    tf.config.experimental.enable_tensor_float_32_execution(numerics.precision == "tf32")
+    if resources.device_kind == "cpu" or not replicas:
         tf.config.set_visible_devices([], "GPU")
         cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(1, replicas))
         return [f"CPU:{index}" for index in range(replicas)]
     gpus = tf.config.list_physical_devices("GPU")
     if len(gpus) < resources.num_gpus:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
 
+from jobs.cluster import Task
 from strategies.base import Strategy, Trainer, Workload
 
 
@@ -13,23 +14,26 @@ class Mirrored(Strategy):
     name = "mirrored"
     synchronous = True
     one_process = True
-    requested_all_reduce: ClassVar[str | None] = "auto"
+    all_reduces = ("auto", "nccl", "hierarchical_copy", "reduction_to_one_device")
 
-    @property
-    def local_replicas(self) -> int:
+    def replicas(self, task: Task) -> int:
         return self.resources.devices or max(1, self.resources.num_gpus)
 
-    def connect(self) -> None:
+    def connect(self, exchange: Callable[[bytes], list[bytes]]) -> None:
         from strategies.devices import configure
 
-        self._devices = configure(self.resources, self.local_replicas)
-
-    def exchange(self, payload: bytes) -> list[bytes]:
-        return [payload]
+        self._devices = configure(self.resources, self.local_replicas, self.numerics)
 
     def trainer(self, workload: Workload) -> Trainer:
         import tensorflow as tf
 
         from strategies.training import ReplicatedTrainer
 
-        return ReplicatedTrainer(tf.distribute.MirroredStrategy(self._devices), workload, self.shard())
+        collective = {
+            "auto": None,
+            "nccl": tf.distribute.NcclAllReduce,
+            "hierarchical_copy": tf.distribute.HierarchicalCopyAllReduce,
+            "reduction_to_one_device": tf.distribute.ReductionToOneDevice,
+        }[self.exchange.all_reduce]
+        distribution = tf.distribute.MirroredStrategy(self._devices, cross_device_ops=collective and collective())
+        return ReplicatedTrainer(distribution, workload, self.shard())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bench.errors import UsageError
+from jobs.cluster import Task
 from strategies.base import Strategy, Trainer, Workload
 
 
@@ -21,17 +24,13 @@ class Single(Strategy):
                 "leave the flag out, or choose mirrored"
             )
 
-    @property
-    def local_replicas(self) -> int:
+    def replicas(self, task: Task) -> int:
         return 1
 
-    def connect(self) -> None:
+    def connect(self, exchange: Callable[[bytes], list[bytes]]) -> None:
         from strategies.devices import configure
 
-        configure(self.resources, 1)
-
-    def exchange(self, payload: bytes) -> list[bytes]:
-        return [payload]
+        configure(self.resources, 1, self.numerics)
 
     def trainer(self, workload: Workload) -> Trainer:
         import tensorflow as tf

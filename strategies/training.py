@@ -1,29 +1,58 @@
 """The one training step, compiled once, under any tf.distribute strategy. Loads TensorFlow.
 
 Keras 3's `fit` fails under several workers (keras issues 20585, 20329), so the loop is ours: several optimizer steps
-in one `tf.function` call, losses divided by the global batch, gradients summed over replicas by the strategy.
+in one `tf.function` call, losses divided by the batch whose gradients are summed, gradients summed by the strategy.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from strategies.base import Shard, Steps, Workload
 
 _COLLECTIVES = ("CollectiveReduce", "NcclAllReduce")
 
+_REDUCTIONS = {
+    "NcclAllReduce": "nccl",
+    "HierarchicalCopyAllReduce": "hierarchical_copy",
+    "ReductionToOneDevice": "reduction_to_one_device",
+}
+"""TensorFlow's classes that add up the gradients of one process's devices -> our names."""
+
+_FIRST_SCALE, _STEPS_TO_GROW = 2.0**15, 2000
+"""Of dynamic loss scaling, as Keras's LossScaleOptimizer has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """A gradient exchange that is not the distribution's own."""
+
+    average: Callable[[list[tf.Tensor]], list[tf.Tensor]]
+    """Each replica's gradients, in the order of the weights -> their mean over all replicas, the same on each."""
+    name: str | None
+    """The collective; None where there is nobody to exchange with."""
+
 
 class ReplicatedTrainer:
-    """`strategies.base.Trainer` for a tf.distribute strategy whose replicas all step together."""
+    """`strategies.base.Trainer` for replicas that all step together."""
 
-    def __init__(self, distribution: tf.distribute.Strategy, workload: Workload, shard: Shard) -> None:
+    lookahead = 0
+
+    def __init__(
+        self, distribution: tf.distribute.Strategy, workload: Workload, shard: Shard, exchange: Exchange | None = None
+    ) -> None:
         self._distribution = distribution
+        self._exchange = exchange
+        # Where the runtime puts what each replica of this process does; its own lists differ from strategy to strategy.
+        probes = distribution.run(lambda: tf.zeros([]))
+        self._placed = [str(probe.device) for probe in distribution.experimental_local_results(probes)]
         self._images_of_step = workload.global_batch * shard.count // shard.total
         with distribution.scope():
             self.model = workload.build_model()
@@ -32,15 +61,32 @@ class ReplicatedTrainer:
         self._iterator = iter(
             distribution.distribute_datasets_from_function(lambda _context: workload.build_input(shard))
         )
-        self._steps = self._compile(workload.global_batch)
+        self._steps = compile_steps(
+            distribution,
+            self.model,
+            self._optimizer,
+            workload,
+            images_of_update=workload.global_batch * distribution.num_replicas_in_sync // shard.total,
+            exchange=exchange,
+        )
 
-    def run(self, num_batches: int) -> Callable[[], Steps]:
-        loss_sums, data_wait_s = self._steps(tf.constant(num_batches))
-        return lambda: Steps(loss=loss_sums.numpy() / self._images_of_step, data_wait_s=float(data_wait_s.numpy()))
+    def variables(self) -> list[tf.Variable]:
+        """All that training changes: of the model and of the optimizer."""
+        return [variable.value for variable in (*self.model.variables, *self._optimizer.variables)]
+
+    def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
+        loss_sums, data_wait_s, samples = self._steps(self._iterator, tf.constant(num_batches))
+
+        def read() -> Sequence[Steps]:
+            losses = loss_sums.numpy() / self._images_of_step
+            seen = None if samples is None else samples.numpy()
+            return [Steps(loss=losses, data_wait_s=float(data_wait_s.numpy()), samples=seen)]
+
+        return read
 
     def synchronise(self) -> None:
         # A function call returns when its kernels are queued; on a GPU they are still running then.
-        for device in self._full_devices():
+        for device in self._placed:
             with tf.device(device):
                 tf.raw_ops.SyncDevice()
 
@@ -48,27 +94,29 @@ class ReplicatedTrainer:
         return int(self._steps.experimental_get_tracing_count())
 
     def all_reduce(self) -> str | None:
-        """Read from the traced graph: a collective op with the hint it carries, or the copy-and-add that a
-        single-process reduction leaves behind."""
-        graph = self._steps.get_concrete_function(tf.TensorSpec([], tf.int32)).graph.as_graph_def()
+        """Read from the traced graph: a collective op with the hint it carries. Where there is none, the object that
+        the runtime adds up gradients with says what it is."""
+        if self._exchange is not None:
+            return self._exchange.name
+        graph = self._steps.get_concrete_function(self._iterator, tf.TensorSpec([], tf.int32)).graph.as_graph_def()
         nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
         for node in nodes:
             if node.op.startswith(_COLLECTIVES):
                 hint = node.attr["communication_hint"].s.decode() if "communication_hint" in node.attr else ""
                 # The runtime resolves "auto" to NCCL for a group of GPUs and to its own ring for everything else.
                 return hint if hint not in ("", "auto") else "nccl" if "GPU" in self.devices()[0] else "ring"
-        return "reduction_to_one_device" if self._distribution.num_replicas_in_sync > 1 else None
+        if self._distribution.num_replicas_in_sync == 1:
+            return None
+        return _REDUCTIONS[type(self._distribution.extended._cross_device_ops).__name__]  # no public name
 
-    def digest(self) -> list[str]:
-        replicas: list[Any] = [hashlib.sha256() for _ in self.devices()]
-        for variable in self.model.trainable_variables:
-            copies = self._distribution.experimental_local_results(variable.value)
-            for replica, copy in zip(replicas, copies, strict=True):
-                replica.update(np.ascontiguousarray(copy.numpy()).data)
-        return [replica.hexdigest() for replica in replicas]
+    def weights(self, replica: int) -> list[npt.NDArray[np.float32]]:
+        return [self._copies(variable)[replica].numpy() for variable in self.model.trainable_variables]
+
+    def updates(self) -> int:
+        return int(self._optimizer.iterations.numpy())
 
     def devices(self) -> list[str]:
-        return [device.rpartition("device:")[2] for device in self._full_devices()]
+        return [device.rpartition("device:")[2] for device in self._placed]
 
     def peak_memory_bytes(self) -> int | None:
         return max(int(tf.config.experimental.get_memory_info(device)["peak"]) for device in self._allocators())
@@ -77,48 +125,110 @@ class ReplicatedTrainer:
         for device in self._allocators():
             tf.config.experimental.reset_memory_stats(device)
 
-    def _full_devices(self) -> list[str]:
-        # Devices of this process only: under several workers TensorFlow's own list holds everybody's.
-        copies = self._distribution.experimental_local_results(self.model.trainable_variables[0].value)
-        return [str(copy.device) for copy in copies]
+    def _copies(self, variable: Any) -> Sequence[Any]:
+        """The weight of each replica; one that all replicas share is each one's own."""
+        copies: Sequence[Any] = self._distribution.experimental_local_results(variable.value)
+        return copies if len(copies) > 1 else [copies[0]] * len(self._placed)
 
     def _allocators(self) -> list[str]:
         # All logical CPU devices of a process share one allocator, which answers to CPU:0 alone.
         return sorted({"CPU:0" if "CPU" in device else device for device in self.devices()})
 
-    def _compile(self, global_batch: int) -> Any:
-        distribution, iterator, model, optimizer = self._distribution, self._iterator, self.model, self._optimizer
-        # Keras variables are wrappers; the tape wants TensorFlow's own.
-        weights = [variable.value for variable in model.trainable_variables]
 
-        def replica_step(images: tf.Tensor, labels: tf.Tensor, received: tf.Tensor) -> tf.Tensor:
-            # Computing waits for the clock below, else the executor may start it first and call that a data wait.
-            with tf.control_dependencies([received]):
-                images = tf.identity(images)
-            with tf.GradientTape() as tape:
-                logits = model(images, training=True)
-                losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-                loss_sum = tf.reduce_sum(tf.cast(losses, tf.float32))
-                loss = loss_sum / global_batch
-            optimizer.apply(tape.gradient(loss, weights), model.trainable_variables)
-            return loss_sum
+def compile_steps(
+    distribution: tf.distribute.Strategy,
+    model: Any,
+    optimizer: Any,
+    workload: Workload,
+    *,
+    images_of_update: int,
+    exchange: Exchange | None,
+) -> Any:
+    """A tf.function (iterator, num_batches) -> (loss sums [num_batches], s of waiting for input, samples or None).
 
-        @tf.function  # type: ignore[untyped-decorator]
-        def steps(num_batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            loss_sums = tf.TensorArray(tf.float32, size=num_batches)
-            data_wait_s = tf.constant(0.0, tf.float64)
-            for step in tf.range(num_batches):
-                # One step at a time: asking for the next batch during this one would hide or invent data waits.
-                tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-                asked = tf.timestamp()
-                with tf.control_dependencies([asked]):
-                    images, labels = next(iterator)
-                parts = distribution.experimental_local_results(images)
-                with tf.control_dependencies([*parts, *distribution.experimental_local_results(labels)]):
-                    received = tf.timestamp()
-                data_wait_s += received - asked
-                sums = distribution.run(replica_step, args=(images, labels, received))
-                loss_sums = loss_sums.write(step, tf.add_n(distribution.experimental_local_results(sums)))
-            return loss_sums.stack(), data_wait_s
+    It performs optimizer steps of the replicas of one process, each on the mean gradient of `images_of_update` images:
+    those of all replicas whose gradients the distribution sums.
+    """
+    # Keras variables are wrappers; the tape wants TensorFlow's own.
+    weights = [variable.value for variable in model.trainable_variables]
+    scaled = workload.numerics.precision == "fp16"
+    # Outside the distribution's scope: replicas get the scale as an argument and never write it.
+    scale_now = tf.Variable(_FIRST_SCALE if scaled else 1.0, trainable=False)
+    steps_since = tf.Variable(0, trainable=False)
 
-        return steps
+    def gradients_of(images: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            logits = tf.cast(model(images, training=True), tf.float32)
+            losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+            loss_sum = tf.reduce_sum(losses)
+            loss = loss_sum / images_of_update
+            if scaled:
+                loss *= scale
+        return loss_sum, tape.gradient(loss, weights)
+
+    if workload.numerics.xla:
+        gradients_of = tf.function(gradients_of, jit_compile=True)
+
+    def replica_step(
+        images: tf.Tensor, labels: tf.Tensor, received: tf.Tensor, scale: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        # Computing waits for the clock below, else the executor may start it first and call that a data wait.
+        with tf.control_dependencies([received]):
+            images = tf.identity(images)
+        loss_sum, gradients = gradients_of(images, labels, scale)
+        if exchange is not None:
+            gradients = exchange.average(gradients)
+        overflows = tf.constant(0.0)
+        if scaled:
+            gradients, overflows = _unscale(gradients, scale)
+        optimizer.apply(gradients, model.trainable_variables)
+        return loss_sum, overflows
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def steps(iterator: Any, num_batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        loss_sums = tf.TensorArray(tf.float32, size=num_batches)
+        seen = tf.TensorArray(tf.int32, size=num_batches)
+        data_wait_s = tf.constant(0.0, tf.float64)
+        scale, since = scale_now.read_value(), steps_since.read_value()
+        for step in tf.range(num_batches):
+            # One step at a time: asking for the next batch during this one would hide or invent data waits.
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            asked = tf.timestamp()
+            with tf.control_dependencies([asked]):
+                images, labels, samples = next(iterator)
+            local = distribution.experimental_local_results
+            with tf.control_dependencies([*local(images), *local(labels)]):
+                received = tf.timestamp()
+            data_wait_s += received - asked
+            sums, overflows = distribution.run(replica_step, args=(images, labels, received, scale))
+            loss_sums = loss_sums.write(step, tf.add_n(local(sums)))
+            if workload.keep_samples:
+                seen = seen.write(step, tf.concat(local(samples), 0))
+            if scaled:
+                scale, since = _next_scale(scale, since, local(overflows)[0])
+        if scaled:
+            scale_now.assign(scale)
+            steps_since.assign(since)
+        return loss_sums.stack(), data_wait_s, seen.stack() if workload.keep_samples else None
+
+    return steps
+
+
+def _unscale(gradients: list[tf.Tensor], scale: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """(gradients, how many replicas overflowed); one overflow makes all gradients of all replicas 0: a step of nothing.
+
+    Keras's LossScaleOptimizer decides this in a branch that tf.distribute cannot enter together.
+    """
+    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+    mine = 1.0 - tf.cast(finite, tf.float32)
+    overflows = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, mine)
+    good = tf.equal(overflows, 0.0)
+    return [tf.where(good, gradient / scale, tf.zeros_like(gradient)) for gradient in gradients], overflows
+
+
+def _next_scale(scale: tf.Tensor, since: tf.Tensor, overflows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(scale, steps since it last changed) after a step: halved by an overflow, doubled by a long time without."""
+    overflowed = overflows > 0
+    grow = tf.logical_and(tf.logical_not(overflowed), since + 1 >= _STEPS_TO_GROW)
+    changed = tf.where(overflowed, tf.maximum(scale / 2.0, 1.0), tf.where(grow, scale * 2.0, scale))
+    return changed, tf.where(tf.logical_or(overflowed, grow), 0, since + 1)

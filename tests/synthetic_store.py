@@ -52,7 +52,9 @@ def add_run(root: Path, step_times_s: Sequence[float] = (0.1, 0.1), **fields: An
     iters, ranks = [], []
     for rank in range(run["num_processes"]):
         now = 0.0
-        ranks.append({"run_id": run["run_id"], "rank": rank, "peak_rss_bytes": 2**30, "startup_time_s": 3.0})
+        devices = run["num_devices"] // run["num_processes"]
+        row = {"run_id": run["run_id"], "rank": rank, "num_devices": devices}
+        ranks.append({**row, "peak_rss_bytes": 2**30, "startup_time_s": 3.0})
         for index, step in enumerate((5.0, *step_times_s)):
             iters.append(
                 {

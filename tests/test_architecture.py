@@ -15,12 +15,13 @@ from strategies.base import Strategy
 from tests.benchmark import ROOT
 
 PACKAGES = ("bench", "strategies", "jobs", "results", "analysis")
+PROCESSES = ("cluster", "launch", "mpi", "rendezvous", "slurm")
 MAY_IMPORT = {
     "results": {"results"},
     "jobs.cluster": set(),
     "jobs": {"jobs"},
-    "strategies": {"strategies", "jobs.cluster", "bench.errors"},
-    "bench": {"bench", "strategies", "jobs.cluster", "jobs.launch", "results"},
+    "strategies": {"strategies", "jobs.cluster", "jobs.mpi", "bench.errors"},
+    "bench": {"bench", "strategies", *(f"jobs.{part}" for part in PROCESSES), "results"},
     "analysis": {"analysis", "results"},
 }
 """Module or package -> the modules and packages of ours that it may import; the longest key that fits counts."""

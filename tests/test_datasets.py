@@ -10,7 +10,7 @@ import pytest
 
 from bench.errors import EnvironmentFault, UsageError
 from bench.workloads.datasets import DATASETS
-from bench.workloads.order import sample_order, shard_batches
+from bench.workloads.order import sample_order
 from strategies.base import Shard
 
 SHAPE = (28, 28, 1)
@@ -136,16 +136,33 @@ def test_the_order_is_whole_seeded_epochs_and_a_prefix_of_any_longer_one() -> No
     assert (sample_order(10, seed=4, count=25) != order).any()
 
 
+def trained(shard: Shard, *, batch: int, steps: int) -> np.ndarray:
+    """[steps, shard.count * batch]: the samples that come out of the pipeline, each with its own pixels and label."""
+    from bench.workloads.pipeline import image_batches
+
+    images = np.arange(17, dtype=np.uint8).reshape(17, 1, 1, 1)
+    labels = np.arange(17, dtype=np.int32) % 3
+    found = []
+    for pixels, some_labels, samples in image_batches(images, labels, shard, batch=batch, steps=steps, seed=1):
+        assert np.allclose(pixels.numpy().reshape(-1) * 255, samples.numpy())
+        assert (some_labels.numpy() == samples.numpy() % 3).all()
+        found.append(samples.numpy())
+    return np.asarray(found).reshape(steps, -1)
+
+
 @pytest.mark.parametrize(("total", "batch"), [(1, 12), (2, 6), (3, 4), (4, 3)])
 def test_workers_together_see_what_one_worker_sees(total: int, batch: int) -> None:
-    steps = 5
-    order = sample_order(17, seed=1, count=steps * 12)
-    parts = [shard_batches(order, Shard(first=i, count=1, total=total), batch) for i in range(total)]
-    together = np.concatenate(parts, axis=1).reshape(-1)
-    assert (together == order).all()
+    parts = [trained(Shard(first=i, count=1, total=total), batch=batch, steps=5) for i in range(total)]
+    assert (np.concatenate(parts, axis=1).reshape(-1) == sample_order(17, seed=1, count=60)).all()
 
 
 def test_replicas_of_one_worker_come_in_order_within_a_step() -> None:
-    order = np.arange(24, dtype=np.int32)
-    mine = shard_batches(order, Shard(first=2, count=2, total=4), batch=3)
-    assert mine.tolist() == [[6, 7, 8], [9, 10, 11], [18, 19, 20], [21, 22, 23]]
+    whole = trained(Shard(first=0, count=4, total=4), batch=3, steps=2)
+    assert (trained(Shard(first=2, count=2, total=4), batch=3, steps=2) == whole[:, 6:]).all()
+
+
+def test_a_shard_may_be_known_only_where_it_is_read() -> None:
+    import tensorflow as tf
+
+    known = trained(Shard(first=1, count=1, total=2), batch=3, steps=4)
+    assert (trained(Shard(first=tf.constant(1), count=1, total=2), batch=3, steps=4) == known).all()

@@ -9,7 +9,9 @@ import pytest
 
 from bench import frameworks
 from bench.errors import EnvironmentFault
-from strategies.base import Resources
+from strategies.base import NumericsConfig, Resources
+
+FP32 = NumericsConfig()
 
 frameworks.load()
 
@@ -55,7 +57,7 @@ def resources(**fields: Any) -> Resources:
 def test_cpu_replicas_are_logical_devices_and_gpus_are_hidden(recorded: Recorded) -> None:
     from strategies.devices import configure
 
-    assert configure(resources(device_kind="cpu", num_gpus=0), 3) == ["CPU:0", "CPU:1", "CPU:2"]
+    assert configure(resources(device_kind="cpu", num_gpus=0), 3, FP32) == ["CPU:0", "CPU:1", "CPU:2"]
     assert recorded.visible == {"GPU": []}
     assert recorded.logical == {"cpu": [None, None, None]}
     assert recorded.threads == {"intra": 3, "inter": 2}
@@ -66,9 +68,9 @@ def test_whole_gpus_grow_and_those_not_wanted_are_hidden(recorded: Recorded) -> 
     from strategies.devices import configure
 
     recorded.gpus += ["g0", "g1"]
-    assert configure(resources(), 2) == ["GPU:0", "GPU:1"]
+    assert configure(resources(), 2, FP32) == ["GPU:0", "GPU:1"]
     assert recorded.growing == ["g0", "g1"]
-    assert configure(resources(), 1) == ["GPU:0"]
+    assert configure(resources(), 1, FP32) == ["GPU:0"]
     assert recorded.visible == {"GPU": ["g0"]}
     assert recorded.logical == {}
 
@@ -77,7 +79,7 @@ def test_limited_gpus_are_cut_into_logical_ones(recorded: Recorded) -> None:
     from strategies.devices import configure
 
     recorded.gpus += ["g0", "g1"]
-    assert configure(resources(gpu_memory_mib=512), 3) == ["GPU:0", "GPU:1", "GPU:2"]
+    assert configure(resources(gpu_memory_mib=512), 3, FP32) == ["GPU:0", "GPU:1", "GPU:2"]
     assert recorded.logical == {"g0": [512, 512], "g1": [512]}
     assert recorded.growing == []
 
@@ -87,4 +89,22 @@ def test_gpus_that_tensorflow_does_not_see_are_an_error_not_a_run_on_the_cpu(rec
 
     recorded.gpus.append("g0")
     with pytest.raises(EnvironmentFault, match=r"shows 2 GPU.*sees 1.*\[cuda\].*--device cpu"):
-        configure(resources(), 2)
+        configure(resources(), 2, FP32)
+
+
+def test_tf32_is_on_only_when_asked_for(recorded: Recorded) -> None:
+    from strategies.devices import configure
+
+    recorded.gpus += ["g0", "g1"]
+    configure(resources(), 2, NumericsConfig(precision="tf32"))
+    configure(resources(), 2, NumericsConfig(precision="bf16"))
+    assert recorded.tf32 == [True, False]
+
+
+def test_a_process_that_trains_nothing_leaves_the_gpus_alone(recorded: Recorded) -> None:
+    from strategies.devices import configure
+
+    recorded.gpus += ["g0", "g1"]
+    assert configure(resources(), 0, FP32) == []
+    assert recorded.visible == {"GPU": []}
+    assert recorded.growing == []

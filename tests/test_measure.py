@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 
 from bench.errors import WorkloadError
 from bench.measure import Schedule, measure
-from strategies.base import Steps
+from strategies.base import Steps, WorkerClock
 
 
 class World:
     """A clock that only moves when the fake device works, and a device that works when it is waited for."""
+
+    lookahead = 0
 
     def __init__(self, losses: dict[int, list[float]] | None = None) -> None:
         self.now = 1_000
@@ -24,29 +27,44 @@ class World:
         self.events.append("clock")
         return self.now
 
-    def run(self, num_batches: int) -> Callable[[], Steps]:
+    def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
         self.events.append(f"run {num_batches}")
         self._queued = num_batches
         call, self.calls = self.calls, self.calls + 1
         loss = np.asarray(self.losses.get(call, [0.5] * num_batches), np.float32)
-        return lambda: Steps(loss=loss, data_wait_s=0.25)
+        return lambda: self.parts(call, Steps(loss=loss, data_wait_s=0.25))
+
+    def parts(self, _call: int, steps: Steps) -> Sequence[Steps]:
+        return [steps]
 
     def synchronise(self) -> None:
         self.events.append("synchronise")
         self.now += 10_000_000 * self._queued
 
 
-def measured(world: World, schedule: Schedule) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def measured(world: World, schedule: Schedule, rows: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """The iterations, in `rows` also when it raises."""
+    rows = [] if rows is None else rows
     measure(
         world,
         schedule,
         world,
         on_traced=lambda: world.events.append("traced"),
         on_warm=lambda: world.events.append("warm"),
-        on_iter=rows.append,
+        on_iter=lambda row, _steps: rows.append(row),
     )
     return rows
+
+
+class Coordinator(World):
+    """Two other processes perform the steps, by clocks of their own."""
+
+    lookahead = 2
+
+    def parts(self, call: int, steps: Steps) -> Sequence[Steps]:
+        self.events.append(f"read {call}")
+        clocks = [WorkerClock(rank=rank, t_start_ns=100 * call + rank, duration_s=0.5 * rank) for rank in (1, 2)]
+        return [replace(steps, worker=clock) for clock in clocks]
 
 
 SCHEDULE = Schedule(num_warmup_batches=6, num_batches_per_iter=4, num_iters=2)
@@ -81,6 +99,22 @@ def test_a_loss_that_is_no_number_ends_the_run_after_it_was_recorded(bad: float)
     rows: list[dict[str, Any]] = []
     world = World({3: [0.5, 0.5, bad, 0.5]})
     with pytest.raises(WorkloadError, match="in step 3 of iteration 3"):
-        measure(world, SCHEDULE, world, on_traced=lambda: None, on_warm=lambda: None, on_iter=rows.append)
+        measured(world, SCHEDULE, rows)
     assert len(rows) == 4
     assert not np.isfinite(rows[3]["loss"])
+
+
+def test_steps_that_others_perform_carry_their_ranks_and_times() -> None:
+    rows = measured(Coordinator(), SCHEDULE)
+    assert [(row["iter"], row["rank"]) for row in rows] == [(index, 1 + index % 2) for index in range(10)]
+    assert [row["t_start_ns"] for row in rows] == [call * 100 + rank for call in range(5) for rank in (1, 2)]
+    assert {row["duration_s"] for row in rows if row["rank"] == 2} == {1.0}
+    assert [row["warmup"] for row in rows] == [True] * 6 + [False] * 4
+
+
+def test_work_lies_ready_for_others_but_warm_up_ends_before_timing_begins() -> None:
+    world = Coordinator()
+    measured(world, Schedule(num_warmup_batches=3, num_batches_per_iter=1, num_iters=4))
+    kept = [event for event in world.events if event.startswith(("run", "read", "traced", "warm"))]
+    warm_up = ["run 1", "read 0", "traced", "run 1", "run 1", "read 1", "read 2", "warm"]
+    assert kept == [*warm_up, "run 1", "run 1", "run 1", "read 3", "run 1", "read 4", "read 5", "read 6"]

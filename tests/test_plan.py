@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import socket
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from bench.config import RunConfig, parse
 from bench.errors import BenchError, EnvironmentFault, UsageError
+from bench.plan import make_strategy
 from bench.supervise import LaunchPlan, plan_launch
 from bench.telemetry import Gpus
 from jobs.cluster import ClusterEnv, Task
@@ -87,7 +89,7 @@ def test_workers_share_a_gpu_only_when_its_memory_is_limited(monkeypatch: pytest
 
 
 REFUSED = [
-    (["--strategy=mwmss"], UsageError, "unknown strategy 'mwmss'. Did you mean 'mwms'? Valid: independent, mirrored"),
+    (["--strategy=mwmss"], UsageError, "unknown strategy 'mwmss'. Did you mean 'mwms'? Valid: central,"),
     (["--model=vgg61"], UsageError, "unknown model 'vgg61'. Did you mean 'vgg19'?"),
     (["--strategy=single", "--num-workers=2"], UsageError, "runs in one process, so --num-workers 2 does not apply"),
     (["--strategy=mirrored", "--num-workers=2"], UsageError, "--devices-per-worker"),
@@ -100,6 +102,25 @@ REFUSED = [
     (["--gpu-memory-mib=100"], UsageError, "this run uses the CPU"),
     ([f"--cores-per-device={CORES + 1}"], UsageError, f"this job may use {CORES}"),
     (["--dataset=mnist", "--data-dir=/nowhere"], UsageError, "data file 'mnist.npz' not found"),
+    (["--strategy=central", "--num-workers=2"], UsageError, "runs in one process"),
+    (["--strategy=ps", "--devices-per-worker=2"], UsageError, "has no effect: use --num-workers 2"),
+    (["--strategy=ps", "--num-ps=0"], UsageError, "--num-ps is 0: give a whole number of at least 1"),
+    (["--strategy=mwms", "--num-ps=2"], UsageError, "--num-ps has no effect under strategy 'mwms': leave it out"),
+    (["--strategy=ps", "--cycle-time-ms=5"], UsageError, "--cycle-time-ms has no effect under strategy 'ps'"),
+    (["--strategy=ps", "--xla"], UsageError, "--xla has no effect under strategy 'ps': the weights"),
+    (["--strategy=ps", "--all-reduce=ring"], UsageError, "nothing for strategy 'ps': it has no all-reduce to choose"),
+    (
+        ["--strategy=mirrored", "--all-reduce=ring"],
+        UsageError,
+        "it has auto, nccl, hierarchical_copy, reduction",
+    ),
+    (["--strategy=mwms", "--all-reduce=nccl"], UsageError, "nccl needs NVIDIA GPUs"),
+    (["--strategy=horovod", "--devices-per-worker=2"], UsageError, "has no effect: use --num-workers 2"),
+    (["--strategy=horovod", "--hierarchical-all-reduce"], UsageError, "is for GPUs with NCCL"),
+    (["--strategy=horovod", "--num-workers=2", "--controller=mpi"], UsageError, "MPI started, not the local launcher"),
+    (["--strategy=horovod", "--fusion-threshold-mib=-1"], UsageError, "--fusion-threshold-mib is -1: give 0 or more"),
+    (["--strategy=horovod", "--cycle-time-ms=0"], UsageError, "--cycle-time-ms is 0: give a number above 0"),
+    (["--precision=tf32"], UsageError, "--precision tf32 is NVIDIA GPUs' arithmetic"),
 ]
 
 
@@ -127,6 +148,7 @@ def test_the_whole_configuration_is_kept() -> None:
         "seed": 7,
         "batch_size": 64,
         "num_workers": 1,
+        "num_ps": None,
         "device": "cpu",
         "devices_per_worker": 1,
         "intra_op_threads": CORES,
@@ -135,8 +157,85 @@ def test_the_whole_configuration_is_kept() -> None:
     assert fields("--seed=7")["config"] == RunConfig().as_dict() | decided
 
 
+def test_a_parameter_server_job_has_roles_by_rank() -> None:
+    job = planned("--strategy=ps", "--num-workers=2", "--num-ps=2", "--batch-size=4")
+    assert [task.role for task in job.members[0].tasks] == ["chief", "worker", "worker", "ps", "ps"]
+    row = job.plan.run_fields()
+    assert (row["num_processes"], row["num_ps"], row["num_devices"], row["global_batch"]) == (5, 2, 2, 8)
+    assert (row["synchronous"], row["requested_all_reduce"], row["exchange"]) == (False, None, {"num_ps": "2"})
+    # Who trains has cores of its own; who coordinates or serves may use those, and no others.
+    assert job.cores[0] == job.cores[3] == job.cores[4] == tuple(sorted({*job.cores[1], *job.cores[2]}))
+    assert row["cores_per_device"] == len(job.cores[0]) / 2
+    shards = [make_strategy(job.plan.config, member, job.plan.strategy.resources).shard() for member in job.members]
+    assert [(shard.first, shard.count, shard.total) for shard in shards[1:3]] == [(0, 1, 2), (1, 1, 2)]
+
+
+def launched(size: int, *flags: str) -> LaunchPlan:
+    """The first of `size` processes that mpirun started."""
+    cluster = ClusterEnv("mpirun of MPI", 0, (Task("worker"),) * size, 0, size, None, None)
+    return plan_launch(parse(flags), cluster, Gpus({}))
+
+
+def test_a_job_of_mpirun_gets_its_roles_from_its_ranks() -> None:
+    assert [task.role for task in launched(4, "--strategy=ps").members[0].tasks] == ["chief", "worker", "worker", "ps"]
+    assert launched(3, "--strategy=horovod").plan.num_devices == 3
+    assert launched(2, "--strategy=horovod").plan.strategy.exchange.controller == "auto"
+
+
+@pytest.mark.parametrize(
+    ("size", "flags", "message"),
+    [
+        (2, ["--strategy=ps"], "needs 2 process(es) besides its workers (chief, ps), but mpirun of MPI has 2"),
+        (4, ["--strategy=ps", "--num-ps=4"], "besides its workers (chief, ps, ps, ps, ps), but mpirun of MPI has 4"),
+        (
+            3,
+            ["--strategy=mwms", "--num-workers=2"],
+            "--num-workers 2, but mpirun of MPI has 3 tasks, 3 of them",
+        ),
+        (2, ["--strategy=horovod", "--all-reduce=ring"], "--all-reduce ring is Gloo's"),
+        (2, ["--strategy=central"], "runs in one process but mpirun of MPI has 2"),
+    ],
+)
+def test_a_job_that_does_not_fit_its_strategy_is_refused(size: int, flags: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        launched(size, *flags)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("roles", "flags", "message"),
+    [
+        (["chief", "worker"], [], "needs one chief (the coordinator), a worker and a ps; TF_CONFIG has 2 process(es)"),
+        (["worker", "worker", "ps"], [], "0 chief, 2 worker, 1 ps"),
+        (["chief", "worker", "ps"], ["--num-ps=2"], "--num-ps 2, but TF_CONFIG names 1: leave the flag out"),
+    ],
+)
+def test_roles_that_tf_config_names_must_make_a_parameter_server_job(
+    roles: list[str], flags: list[str], message: str
+) -> None:
+    tasks = tuple(Task(role, f"127.0.0.1:{1000 + index}") for index, role in enumerate(roles))
+    with pytest.raises(UsageError) as caught:
+        plan_launch(parse(["--strategy=ps", *flags]), ClusterEnv.of_tasks("TF_CONFIG", 0, tasks), Gpus({}))
+    assert message in str(caught.value)
+
+
+def test_a_missing_horovod_or_one_for_another_tensorflow_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+    monkeypatch.setattr("strategies.horovod.version", lambda name: "2.99.0" if name == "tensorflow" else real(name))
+    with pytest.raises(EnvironmentFault, match=r"built for TensorFlow 2\.\d+\.\d+, but 2\.99\.0 is installed: make"):
+        planned("--strategy=horovod", "--num-workers=2")
+
+    def missing(_name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr("strategies.horovod.distribution", missing)
+    with pytest.raises(EnvironmentFault, match=r"Horovod is not installed: make setup builds it"):
+        planned("--strategy=horovod")
+
+
 def joined(index: int, hosts: list[str], *flags: str) -> LaunchPlan:
-    cluster = ClusterEnv("TF_CONFIG", index, tuple(Task("worker", f"{host}:1{i}") for i, host in enumerate(hosts)))
+    tasks = tuple(Task("worker", f"{host}:1{i}") for i, host in enumerate(hosts))
+    cluster = ClusterEnv.of_tasks("TF_CONFIG", index, tasks)
     return plan_launch(parse(["--strategy=mwms", *flags]), cluster, Gpus({}))
 
 

@@ -25,20 +25,26 @@ TIMED = [row(0, 1, 0.0, 1.0), row(0, 2, 1.0, 3.0), row(1, 1, 0.5, 1.0), row(1, 2
 
 def test_throughput_is_all_images_over_the_window_of_all_ranks() -> None:
     # 20 steps of 32 images, from 0.0 s (rank 0 starts) to 5.0 s (rank 1 ends).
-    assert images_per_s(TIMED, 32) == pytest.approx(20 * 32 / 5.0)
+    assert images_per_s(TIMED, {0: 1, 1: 1}, 16) == pytest.approx(20 * 32 / 5.0)
+
+
+def test_a_worker_counts_for_what_it_did() -> None:
+    """Of two workers without steps in common, one took both turns; a coordinator trains nothing."""
+    turns = [row(1, 0, 0.0, 1.0), row(1, 1, 1.0, 1.0)]
+    assert images_per_s(turns, {0: 0, 1: 1, 2: 1}, 16) == pytest.approx(20 * 16 / 2.0)
 
 
 def test_a_mean_of_rates_would_be_higher() -> None:
     rates = [320 / 1.0, 320 / 3.0]
-    assert images_per_s(TIMED[:2], 32) == pytest.approx(640 / 4.0)
+    assert images_per_s(TIMED[:2], {0: 1}, 32) == pytest.approx(640 / 4.0)
     assert sum(rates) / 2 > 640 / 4.0
 
 
 def test_the_figures_of_a_run() -> None:
-    run = {"status": "ok", "global_batch": 32, "num_devices": 2}
+    run = {"status": "ok", "global_batch": 32, "batch_per_device": 16, "num_devices": 2}
     ranks = [
-        {"rank": 0, "startup_time_s": 3.0, "peak_rss_bytes": 5, "framework_peak_mem_bytes": 1},
-        {"rank": 1, "startup_time_s": None, "peak_rss_bytes": 7, "framework_peak_mem_bytes": 2},
+        {"rank": 0, "num_devices": 1, "startup_time_s": 3.0, "peak_rss_bytes": 5, "framework_peak_mem_bytes": 1},
+        {"rank": 1, "num_devices": 1, "startup_time_s": None, "peak_rss_bytes": 7, "framework_peak_mem_bytes": 2},
     ]
     iters = [row(0, 0, -5, 4, warmup=True), *TIMED]
     figures = summarise({"runs": [run], "ranks": ranks, "iters": iters, "telemetry": []})

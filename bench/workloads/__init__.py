@@ -14,10 +14,13 @@ from bench.errors import UsageError, unknown_name
 from bench.workloads.datasets import DATASETS
 
 if TYPE_CHECKING:
-    from strategies.base import Workload
+    from strategies.base import NumericsConfig, Workload
 
 LEARNING_RATE = 0.01
 """Of plain SGD."""
+
+_DTYPE_POLICIES = {"fp32": "float32", "tf32": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
+"""Precision -> Keras's name; TF32 is a property of the device."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,36 @@ def check(model: str, dataset: str, data_dir: Path | None) -> ModelSpec:
     return spec
 
 
-def build_model(spec: ModelSpec, seed: int) -> Any:
-    """The Keras model with the weights that `seed` gives. Loads Keras."""
+def build_model(spec: ModelSpec, seed: int, precision: str = "fp32", *, dropout: bool = True) -> Any:
+    """The Keras model with the weights that `seed` gives, its layers computing in `precision`. Loads Keras."""
     import keras
 
     module, _, function = spec.builder.partition(":")
     keras.utils.set_random_seed(seed)
-    return getattr(import_module(module), function)()
+    keras.config.set_dtype_policy(_DTYPE_POLICIES[precision])
+    model = getattr(import_module(module), function)()
+    if not dropout:
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
+    return model
 
 
 def workload(
-    *, model: str, dataset: str, data_dir: Path | None, seed: int, batch_per_device: int, global_batch: int, steps: int
+    *,
+    model: str,
+    dataset: str,
+    data_dir: Path | None,
+    seed: int,
+    batch_per_device: int,
+    global_batch: int,
+    steps: int,
+    numerics: NumericsConfig,
+    provable: bool = False,
 ) -> Workload:
     """The training that every strategy runs, with input for `steps` steps. Loads TensorFlow.
 
+    A `provable` one keeps which samples it trains, and leaves out dropout: replicas draw different numbers.
     Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be used.
     """
     import keras
@@ -78,8 +97,10 @@ def workload(
     spec = check(model, dataset, data_dir)
     images, labels = fit_to_model(DATASETS[dataset].load(data_dir, spec.input_shape, seed), spec.input_shape)
     return Workload(
-        build_model=lambda: build_model(spec, seed),
+        build_model=lambda: build_model(spec, seed, numerics.precision, dropout=not provable),
         build_optimizer=lambda: keras.optimizers.SGD(LEARNING_RATE),
         build_input=lambda shard: image_batches(images, labels, shard, batch=batch_per_device, steps=steps, seed=seed),
         global_batch=global_batch,
+        numerics=numerics,
+        keep_samples=provable,
     )

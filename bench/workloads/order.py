@@ -8,8 +8,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from strategies.base import Shard
-
 
 def sample_order(size: int, seed: int, count: int) -> npt.NDArray[np.int32]:
     """[count] indices into a data set of `size` samples: one seeded permutation after another."""
@@ -18,7 +16,6 @@ def sample_order(size: int, seed: int, count: int) -> npt.NDArray[np.int32]:
     return np.concatenate(permutations).astype(np.int32)[:count]
 
 
-def shard_batches(order: npt.NDArray[np.int32], shard: Shard, batch: int) -> npt.NDArray[np.int32]:
-    """[steps * shard.count, batch]: the shard's rows of every global batch, replicas in order within a step."""
-    steps = order.reshape(-1, shard.total, batch)
-    return steps[:, shard.first : shard.first + shard.count].reshape(-1, batch)
+def global_batches(size: int, seed: int, steps: int, replicas: int, batch: int) -> npt.NDArray[np.int32]:
+    """[steps, replicas, batch]: the samples of every step, each replica's in a row."""
+    return sample_order(size, seed, steps * replicas * batch).reshape(steps, replicas, batch)

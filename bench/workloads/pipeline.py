@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from bench.errors import UsageError
 from bench.workloads.datasets import Images
-from bench.workloads.order import sample_order, shard_batches
+from bench.workloads.order import global_batches
 from strategies.base import Shard
 
 _MAX_RESIZED_BYTES = 4 << 30
@@ -52,16 +52,19 @@ def image_batches(
     steps: int,
     seed: int,
 ) -> Any:
-    """A tf.data.Dataset of `steps` steps of a shard: (images [batch, h, w, c] float32 in [0, 1], labels [batch]).
+    """A tf.data.Dataset of `steps` steps of a shard: (images [batch, h, w, c] float32 in [0, 1], labels [batch],
+    their positions in `images` [batch]).
 
     Whole batches are gathered from memory by index, so the cost is a copy and a cast, and prefetched.
     """
-    order = sample_order(len(images), seed, steps * shard.total * batch)
+    order = tf.constant(global_batches(len(images), seed, steps, shard.total, batch))
     all_images, all_labels = tf.constant(images), tf.constant(labels)
 
-    def gather(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = tf.cast(tf.gather(all_images, indices), tf.float32)
-        return pixels * (1.0 / 255.0), tf.gather(all_labels, indices)
+    def gather(samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        pixels = tf.cast(tf.gather(all_images, samples), tf.float32)
+        return pixels * (1.0 / 255.0), tf.gather(all_labels, samples), samples
 
-    batches = tf.data.Dataset.from_tensor_slices(shard_batches(order, shard, batch))
+    # Replicas in order within a step: the shard's rows of every global batch.
+    mine = tf.reshape(order[:, shard.first : shard.first + shard.count], (-1, batch))
+    batches = tf.data.Dataset.from_tensor_slices(mine)
     return batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

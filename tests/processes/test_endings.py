@@ -139,7 +139,7 @@ def test_a_port_in_use_is_one_line_and_leaves_nothing_behind(benchmark: Benchmar
         taken = int(listener.getsockname()[1])
         done = benchmark.run("--strategy=mwms", env=tf_config([taken, *free_ports(1)], 0))
     assert done.returncode == 3
-    assert f"port {taken} of this worker is in use" in done.stderr
+    assert f"port {taken} of this process is in use" in done.stderr
     assert benchmark.left_behind() == []
 
 

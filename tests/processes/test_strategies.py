@@ -13,22 +13,26 @@ from tests.benchmark import Benchmark, last_json
 
 pytestmark = pytest.mark.processes
 
-# strategy, flags, devices, processes, the collective that the traced step must hold
-TABLE = [
-    ("single", [], 1, 1, None),
-    ("independent", ["--num-workers=2"], 2, 2, None),
-    ("mirrored", ["--devices-per-worker=2"], 2, 1, "ring"),
-    ("mwms", ["--num-workers=1"], 1, 1, None),
-    ("mwms", ["--num-workers=2"], 2, 2, "ring"),
+# strategy, flags, devices, ranks that train, processes, the collective that the traced step must hold
+TABLE: list[tuple[str, list[str], int, list[int], int, str | None]] = [
+    ("single", [], 1, [0], 1, None),
+    ("independent", ["--num-workers=2"], 2, [0, 1], 2, None),
+    ("mirrored", ["--devices-per-worker=2"], 2, [0], 1, "ring"),
+    ("mwms", ["--num-workers=1"], 1, [0], 1, None),
+    ("mwms", ["--num-workers=2"], 2, [0, 1], 2, "ring"),
+    ("central", ["--devices-per-worker=2"], 2, [0], 1, "reduction_to_one_device"),
+    ("ps", ["--num-workers=2"], 2, [1, 2], 4, None),
+    ("horovod", ["--num-workers=1"], 1, [0], 1, None),
+    ("horovod", ["--num-workers=2"], 2, [0, 1], 2, "ring"),
 ]
 IDS = [f"{row[0]}-x{row[2]}" for row in TABLE]
 
 
 @pytest.mark.parametrize("row", TABLE, ids=IDS)
 def test_a_run_records_all_that_it_measured(
-    benchmark: Benchmark, row: tuple[str, list[str], int, int, str | None]
+    benchmark: Benchmark, row: tuple[str, list[str], int, list[int], int, str | None]
 ) -> None:
-    strategy, flags, devices, processes, collective = row
+    strategy, flags, devices, training, processes, collective = row
     done = benchmark.run(f"--strategy={strategy}", *flags, "--dataset=digits", "--json", "--telemetry-period=0.05")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -48,27 +52,29 @@ def test_a_run_records_all_that_it_measured(
     ranks = benchmark.table("ranks").sort_values("rank")
     assert list(ranks["rank"]) == list(range(processes))
     assert set(ranks["status"]) == {"ok"}
-    assert set(ranks["retraces"]) == {0}
+    assert set(ranks["retraces"].dropna()) == {0}
+    served = strategy == "ps"
     for column in RANKS:
-        if column.name not in ("error", "gpu_peak_mem_used_bytes"):
-            assert ranks[column.name].notna().all(), column.name
+        if column.name not in {"error", "gpu_peak_mem_used_bytes"} | (
+            {"framework_peak_mem_bytes"} if served else set()
+        ):
+            rows = ranks[:1] if column.name in NOT_OF_SERVERS and served else ranks
+            assert rows[column.name].notna().all(), column.name
+            assert not ranks[column.name].isna().any() or column.name in reasons, column.name
+    assert list(ranks["num_devices"] > 0) == [rank in training for rank in range(processes)]
+    if served:
+        assert list(ranks["role"]) == ["chief", "worker", "worker", "ps"]
+        ranks = ranks[:1]
     phases = ranks[["import_s", "rendezvous_s", "build_s", "trace_s", "warmup_s"]]
     assert (phases >= 0).all(axis=None)
     assert np.allclose(phases.sum(axis=1), ranks["startup_time_s"], rtol=0.01, atol=0.05)
     digests = {digest for row in ranks["weight_digests"] for digest in row}
-    assert len(digests) == (processes if strategy == "independent" else 1)
+    assert len(digests) == (processes if strategy == "independent" else 0 if served else 1)
     if processes == 2:
         assert ranks["cores"].map(tuple).nunique() == 2
 
-    iters = benchmark.table("iters")
-    for rank in range(processes):
-        mine = iters[iters["rank"] == rank].sort_values("iter")
-        assert list(mine["num_batches"]) == [1, 2, 2, 2, 2]
-        assert list(mine["warmup"]) == [True, True, False, False, False]
-        assert (mine["duration_s"] > 0).all()
-        assert mine["data_wait_s"].between(0, mine["duration_s"]).all()
-        assert (mine["t_start_ns"].diff().dropna() >= mine["duration_s"].to_numpy()[:-1] * 1e9 - 1).all()
-        assert mine["loss"].between(1.0, 4.0).all()
+    iters = benchmark.table("iters").sort_values(["iter", "rank"])
+    check_iterations(iters, training, served=served)
 
     telemetry = benchmark.table("telemetry")
     assert set(telemetry["rank"]) == set(range(processes))
@@ -80,6 +86,24 @@ def test_a_run_records_all_that_it_measured(
     window = iters[~iters["warmup"]]
     seconds = ((window["t_start_ns"] + window["duration_s"] * 1e9).max() - window["t_start_ns"].min()) / 1e9
     assert figures["images_per_s"] == pytest.approx(6 * 8 * devices / seconds)
+
+
+def check_iterations(iters: pd.DataFrame, training: list[int], *, served: bool) -> None:
+    assert set(iters["rank"]) == set(training)
+    if served:
+        # Who takes a turn is decided when it comes up; every turn is somebody's.
+        assert list(iters["iter"]) == list(range(10))
+        assert list(iters["num_batches"]) == [1] * 2 + [2] * 8
+        assert list(iters["warmup"]) == [True] * 4 + [False] * 6
+    for rank in training:
+        mine = iters[iters["rank"] == rank]
+        if not served:
+            assert list(mine["num_batches"]) == [1, 2, 2, 2, 2]
+            assert list(mine["warmup"]) == [True, True, False, False, False]
+        assert (mine["duration_s"] > 0).all()
+        assert mine["data_wait_s"].between(0, mine["duration_s"]).all()
+        assert (mine["t_start_ns"].diff().dropna() >= mine["duration_s"].to_numpy()[:-1] * 1e9 - 1000).all()
+        assert mine["loss"].between(1.0, 4.0).all()
 
 
 def null(value: object) -> bool:

@@ -1,0 +1,182 @@
+"""`ps`: tf.distribute.ParameterServerStrategy. Rank 0 coordinates, workers compute, parameter servers keep the weights.
+
+Asynchronous: every worker's gradient is applied as it arrives, to weights that others may have changed since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench.errors import UsageError
+from jobs.cluster import Task
+from strategies.base import ExchangeConfig, Shard, Steps, Strategy, Trainer, WorkerClock, Workload
+
+_LEAST_INTER_OP_THREADS = 8
+"""With fewer, servers that wait for each other can use up all threads and wait for ever."""
+
+
+class ParameterServer(Strategy):
+    """One coordinator, `--num-ps` parameter servers, and a worker for each device."""
+
+    name = "ps"
+    synchronous = False
+    one_process = False
+    knobs = frozenset({"num_ps"})
+    no_xla = "the weights that the step reads live on other hosts"
+
+    @classmethod
+    def roles(cls, num_workers: int, exchange: ExchangeConfig) -> list[str]:
+        return ["chief", *["worker"] * num_workers, *["ps"] * (exchange.num_ps or 1)]
+
+    def check(self) -> None:
+        super().check()
+        if (self.resources.devices or 1) > 1:
+            raise UsageError(
+                f"strategy 'ps' trains one device a worker, so --devices-per-worker {self.resources.devices} has no "
+                f"effect: use --num-workers {self.resources.devices}"
+            )
+        roles = [task.role for task in self.cluster.tasks]
+        if roles.count("chief") != 1 or not roles.count("worker") or not self.num_ps:
+            raise UsageError(
+                f"strategy 'ps' needs one chief (the coordinator), a worker and a ps; {self.cluster.source} has "
+                f"{len(roles)} process(es): {', '.join(f'{roles.count(r)} {r}' for r in ('chief', 'worker', 'ps'))}"
+            )
+        if self.exchange.num_ps not in (None, self.num_ps):
+            raise UsageError(
+                f"--num-ps {self.exchange.num_ps}, but {self.cluster.source} names {self.num_ps}: leave the flag out"
+            )
+
+    def replicas(self, task: Task) -> int:
+        return int(task.role == "worker")
+
+    def connect(self, exchange: Callable[[bytes], list[bytes]]) -> None:
+        import tensorflow as tf
+
+        from strategies.devices import configure
+
+        configure(self.resources, self.local_replicas, self.numerics)
+        cluster = tf.train.ClusterSpec(json.loads(self.cluster.tf_config())["cluster"])
+        if self.cluster.task.role != "chief":
+            self._server = _serve(cluster, json.loads(self.cluster.tf_config())["task"], self.resources)
+        exchange(b"")  # the servers listen
+        if self.cluster.task.role == "chief":
+            resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, rpc_layer="grpc")
+            self._distribution = tf.distribute.ParameterServerStrategy(resolver)
+
+    def trainer(self, workload: Workload) -> Trainer | None:
+        if self.cluster.task.role != "chief":
+            return None
+        total = self.shard().total
+        ranks = [rank for rank, task in enumerate(self.cluster.tasks) if task.role == "worker"]
+        return CoordinatedTrainer(self._distribution, workload, total, ranks)
+
+
+def _serve(cluster: Any, task: dict[str, Any], resources: Any) -> Any:
+    """A server of this process: a thread in which the coordinator's work is done until the process ends."""
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=resources.intra_op_threads,
+        inter_op_parallelism_threads=max(_LEAST_INTER_OP_THREADS, resources.inter_op_threads),
+    )
+    if task["type"] == "ps" or resources.device_kind == "cpu":
+        config.device_count["GPU"] = 0
+    config.gpu_options.allow_growth = True
+    return tf.distribute.Server(
+        cluster, job_name=task["type"], task_index=task["index"], config=config, protocol="grpc"
+    )
+
+
+class CoordinatedTrainer:
+    """`strategies.base.Trainer` whose steps other processes perform, each at its own pace."""
+
+    lookahead = 2
+    """Enough work lies ready that no worker waits for the coordinator to hear of the last."""
+
+    def __init__(self, distribution: Any, workload: Workload, num_workers: int, worker_ranks: Sequence[int]) -> None:
+        import tensorflow as tf
+
+        from strategies.training import compile_steps
+
+        self._ranks = worker_ranks
+        self._images_of_step = workload.global_batch // num_workers
+        with distribution.scope():
+            self.model = workload.build_model()
+            self._optimizer = workload.build_optimizer()
+            self._optimizer.build(self.model.trainable_variables)
+        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(distribution)
+        which_worker = tf.distribute.coordinator.experimental_get_current_worker_index
+
+        def input_of_worker(_context: Any) -> Any:
+            # A fast worker takes more turns than a slow one, so no worker's input may end.
+            return workload.build_input(Shard(first=which_worker(), count=1, total=num_workers)).repeat()
+
+        self._inputs = iter(
+            self._coordinator.create_per_worker_dataset(
+                tf.function(lambda: distribution.distribute_datasets_from_function(input_of_worker))
+            )
+        )
+        steps = compile_steps(
+            distribution,
+            self.model,
+            self._optimizer,
+            workload,
+            images_of_update=self._images_of_step,
+            exchange=None,
+        )
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def turn(iterator: Any, num_batches: Any) -> Any:
+            start = tf.timestamp()
+            with tf.control_dependencies([start]):
+                loss_sums, data_wait_s, samples = steps(iterator, num_batches)
+            with tf.control_dependencies([loss_sums]):
+                end = tf.timestamp()
+            return which_worker(), start, end, data_wait_s, loss_sums, () if samples is None else samples
+
+        self._turn = turn
+
+    def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
+        """A turn for each worker; who takes it is decided when it comes up."""
+        import tensorflow as tf
+
+        batches = tf.constant(num_batches)
+        turns = [self._coordinator.schedule(self._turn, args=(self._inputs, batches)) for _ in self._ranks]
+        return lambda: [self._steps_of(turn.fetch()) for turn in turns]
+
+    def synchronise(self) -> None:
+        """A turn is over when it can be fetched."""
+
+    def traces(self) -> int:
+        return int(self._turn.experimental_get_tracing_count())
+
+    def all_reduce(self) -> str | None:
+        return None
+
+    def weights(self, replica: int) -> list[Any]:
+        return [variable.value.numpy() for variable in self.model.trainable_variables]
+
+    def updates(self) -> int:
+        return int(self._optimizer.iterations.numpy())
+
+    def devices(self) -> list[str]:
+        return []
+
+    def peak_memory_bytes(self) -> int | None:
+        return None
+
+    def reset_peak_memory(self) -> None:
+        """The workers' memory is not this process's to reset."""
+
+    def _steps_of(self, fetched: Any) -> Steps:
+        worker, start, end, data_wait_s, loss_sums, samples = fetched
+        return Steps(
+            loss=loss_sums / self._images_of_step,
+            data_wait_s=float(data_wait_s),
+            samples=None if isinstance(samples, tuple) else samples,
+            worker=WorkerClock(
+                rank=self._ranks[int(worker)], t_start_ns=round(start * 1e9), duration_s=float(end - start)
+            ),
+        )

@@ -1,0 +1,110 @@
+"""Processes that meet over real sockets; here threads stand for them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jobs.cluster import ClusterEnv, ClusterError, Task
+from jobs.launch import free_ports
+from jobs.rendezvous import PeerGone, PortTaken, Rendezvous
+
+BOUND_S = 30
+
+
+def cluster_of(size: int) -> list[ClusterEnv]:
+    ports = free_ports(size)
+    return [ClusterEnv.local(rank, ports, ["worker"] * size) for rank in range(size)]
+
+
+def meet(clusters: Sequence[ClusterEnv]) -> list[Rendezvous]:
+    """Everybody at once, rank 0 last of all to be started."""
+    with ThreadPoolExecutor(len(clusters)) as pool:
+        waiting = [pool.submit(Rendezvous, cluster) for cluster in reversed(clusters)]
+        return [future.result(BOUND_S) for future in reversed(waiting)]
+
+
+def exchange(meetings: Sequence[Rendezvous], payloads: Sequence[bytes]) -> list[list[bytes]]:
+    with ThreadPoolExecutor(len(meetings)) as pool:
+        talks = [pool.submit(meeting.exchange, said) for meeting, said in zip(meetings, payloads, strict=True)]
+        return [talk.result(BOUND_S) for talk in talks]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_everybody_hears_everybody_in_rank_order(size: int) -> None:
+    meetings = meet(cluster_of(size))
+    for size_of_payload in (0, 3, 200_000):
+        payloads = [bytes([rank]) * size_of_payload for rank in range(size)]
+        assert exchange(meetings, payloads) == [payloads] * size
+    for meeting in meetings:
+        meeting.close()
+
+
+def test_who_has_no_address_offers_one() -> None:
+    (port,) = free_ports(1)
+    unmet = [
+        ClusterEnv(
+            "mpirun of MPI", rank, (Task("chief"), Task("worker"), Task("ps")), rank, 3, f"127.0.0.1:{port}", None
+        )
+        for rank in range(3)
+    ]
+    meetings = meet(unmet)
+    tasks = [meeting.cluster.tasks for meeting in meetings]
+    assert tasks[0] == tasks[1] == tasks[2]
+    assert [task.role for task in tasks[0]] == ["chief", "worker", "ps"]
+    assert {task.host for task in tasks[0]} == {socket.gethostname()}
+    assert len({task.port for task in tasks[0]}) == 3
+    assert [meeting.cluster.local_rank for meeting in meetings] == [0, 1, 2]
+
+
+def test_strangers_and_processes_of_other_jobs_are_turned_away() -> None:
+    mine = cluster_of(3)
+    other = ClusterEnv.local(1, [mine[0].task.port, *free_ports(1)], ["worker"] * 2)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(Rendezvous, mine[0])
+        stray = pool.submit(Rendezvous, other)
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", mine[0].task.port)) as stranger:
+                    stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                break
+            except ConnectionRefusedError:
+                continue
+        rest = [pool.submit(Rendezvous, cluster) for cluster in mine[1:]]
+        meetings = [future.result(BOUND_S) for future in (first, *rest)]
+        assert exchange(meetings, [b"a", b"b", b"c"])[2] == [b"a", b"b", b"c"]
+        assert not stray.done()
+        # The stray finds its own rank 0 there in the end, and meets that.
+        own = Rendezvous(ClusterEnv.local(0, [task.port for task in other.tasks], ["worker"] * 2))
+        assert exchange([own, stray.result(BOUND_S)], [b"x", b"y"]) == [[b"x", b"y"]] * 2
+
+
+def test_who_leaves_is_missed_by_name() -> None:
+    meetings = meet(cluster_of(3))
+    meetings[2].close()
+    with ThreadPoolExecutor(2) as pool:
+        talks = [pool.submit(meeting.exchange, b"") for meeting in meetings[:2]]
+        with pytest.raises(PeerGone, match=r"rank 2 \(127.0.0.1:\d+\) has gone"):
+            talks[0].result(BOUND_S)
+        meetings[0].close()
+        with pytest.raises(PeerGone, match="rank 0 "):
+            talks[1].result(BOUND_S)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_taken_port_is_named(rank: int) -> None:
+    cluster = cluster_of(2)[rank]
+    with socket.socket() as listener:
+        listener.bind(("", cluster.task.port))
+        listener.listen()
+        with pytest.raises(PortTaken, match=f"port {cluster.task.port} of this process is in use"):
+            Rendezvous(cluster)
+
+
+def test_an_unknown_host_is_named() -> None:
+    tasks = (Task("worker", "no.such.host.invalid:1"), Task("worker", f"127.0.0.1:{free_ports(1)[0]}"))
+    with pytest.raises(ClusterError, match=r"rank 0's host 'no\.such\.host\.invalid' is not known here"):
+        Rendezvous(ClusterEnv.of_tasks("TF_CONFIG", 1, tasks))
