@@ -25,6 +25,7 @@ from bench.ranklog import RankLog
 from bench.telemetry import Gpus, ProcessSampler, Sampler
 from bench.workloads import workload
 from bench.workloads.arithmetic import forward_flops
+from jobs import mpi
 from jobs.cluster import LAUNCHER_PID, NODE_GPUS, STARTED_NS, ClusterEnv, ClusterError
 from jobs.launch import die_with_launcher
 from jobs.rendezvous import PeerGone, Rendezvous
@@ -114,7 +115,9 @@ class _Member:
         log.enter("rendezvous")
         if forked:
             log.forget_start()
-        meeting = Rendezvous(_with_addresses(strategy.cluster))
+        if strategy.cluster.meeting_point is None:
+            strategy.cluster = mpi.locate(strategy.cluster, os.environ)
+        meeting = Rendezvous(strategy.cluster)
         strategy.cluster = meeting.cluster
         self._introduce(meeting)
         strategy.connect(meeting.exchange)
@@ -136,6 +139,7 @@ class _Member:
         meeting.exchange(b"")  # nobody leaves while another still needs it
         strategy.close()
         meeting.close()
+        mpi.leave()
 
     def _build(self) -> Trainer | None:
         plan, settings = self._plan, self._plan.config.workload
@@ -258,15 +262,6 @@ class _Member:
         why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} has no all-reduce"
         reasons = {} if all_reduce else {"actual_all_reduce": why}
         self._log.shard.update_run(actual_all_reduce=all_reduce, null_reasons=reasons)
-
-
-def _with_addresses(cluster: ClusterEnv) -> ClusterEnv:
-    """The cluster, with what mpi4py tells of it where nothing else does."""
-    if cluster.meeting_point is not None:
-        return cluster
-    from jobs import mpi
-
-    return mpi.locate(cluster)
 
 
 def _compare(ranks: Sequence[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.errors import EnvironmentFault, UsageError
 from jobs.cluster import ClusterEnv, Task
-from jobs.mpi import check_size
+from jobs.mpi import check_launcher, check_size
 from strategies.base import Strategy, Trainer, Workload
 
 _HOW_TO_GET = "make setup builds it, or python -m jobs.build_horovod in an environment of yours"
@@ -71,6 +71,7 @@ class Horovod(Strategy):
         if self._controller == "gloo":
             os.environ.update(_gloo_settings(self.cluster, _serve_store(self.cluster, exchange)))
         else:
+            check_launcher(self.cluster, os.environ)
             os.environ.update(HOROVOD_CONTROLLER="mpi", HOROVOD_CPU_OPERATIONS="mpi")
         hvd.init()
         self._hvd = hvd

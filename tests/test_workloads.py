@@ -64,10 +64,11 @@ def test_batches_hold_the_scaled_samples_of_the_shard_in_order() -> None:
     batches = list(image_batches(images.pixels, images.labels, shard, batch=3, steps=4, seed=5))
     assert len(batches) == 4
     order = sample_order(len(images.labels), 5, 24).reshape(4, 2, 3)[:, 1]
-    for (pixels, labels), indices in zip(batches, order, strict=True):
+    for (pixels, labels, samples), indices in zip(batches, order, strict=True):
         assert pixels.dtype == "float32"
         assert np.allclose(pixels.numpy(), images.pixels[indices] / 255.0)
         assert (labels.numpy() == images.labels[indices]).all()
+        assert (samples.numpy() == indices).all()
 
 
 def test_images_are_fitted_to_the_model_once() -> None:
