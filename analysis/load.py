@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
-from results.schema import TABLES
+from results.schema import RUN_TABLES
 
 
 class AnalysisError(Exception):
@@ -70,7 +70,7 @@ class Results:
             raise AnalysisError(
                 f"no runs in {str(root)!r}: measure some with python -m bench.run, or name --results-dir"
             )
-        for table in TABLES:
+        for table in RUN_TABLES:
             files = self._db.read_parquet(str(root / table / "date=*" / "*.parquet"), union_by_name=True)
             files.create_view(table)
         self.runs: pd.DataFrame = self._db.execute(_FIGURES).df()

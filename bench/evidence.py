@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,37 @@ def digest(weights: Sequence[npt.NDArray[np.float32]]) -> str:
     return found.hexdigest()
 
 
+def project(weights: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float64]:
+    """[weights]: of each the sum of its elements w_i x cos(i mod 1000), as `strategies.base.Steps` has of gradients."""
+    flat = [np.asarray(weight, np.float64).reshape(-1) for weight in weights]
+    return np.array([part @ np.cos(np.arange(part.size) % 1000) for part in flat])
+
+
 @dataclass
 class Evidence:
     """One rank's. Steps are in the order in which they were read."""
 
+    before: npt.NDArray[np.float64]
+    """[weights]: `project` of the initial weights."""
     losses: list[npt.NDArray[np.float32]] = field(default_factory=list)
     samples: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    projections: list[npt.NDArray[np.float32]] = field(default_factory=list)
 
     def add(self, steps: Steps) -> None:
-        assert steps.samples is not None, "the workload does not keep its samples"
+        assert steps.samples is not None, "the workload is not provable"
+        assert steps.projections is not None, "the workload is not provable"
         self.losses.append(np.asarray(steps.loss))
         self.samples.append(np.asarray(steps.samples))
+        self.projections.append(np.asarray(steps.projections))
+
+    @staticmethod
+    def load(folder: Path) -> list[Mapping[str, npt.NDArray[Any]]]:
+        """What every rank that trained has saved there, in rank order."""
+        return [np.load(path) for path in sorted(folder.glob("rank-*.npz"))]
 
     def save(self, folder: Path, rank: int, *, updates: int, weights: Sequence[npt.NDArray[np.float32]]) -> None:
-        """Writes losses [steps], samples [steps, images], updates [] and weights_0, weights_1, ... of one replica."""
+        """Writes losses [steps], samples [steps, images], updates [], weights_0, weights_1, ... of one replica, and
+        projected [weights]: changes of the weights, the sum of all gradients and the sum of their sizes."""
         folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {f"weights_{index}": weight for index, weight in enumerate(weights)}
         np.savez(
@@ -43,5 +60,8 @@ class Evidence:
             losses=np.concatenate(self.losses),
             samples=np.concatenate(self.samples),
             updates=updates,
+            changes=project(weights) - self.before,
+            gradients=np.concatenate(self.projections).sum(axis=0, dtype=np.float64),
+            gradient_sizes=np.abs(np.concatenate(self.projections)).sum(axis=0, dtype=np.float64),
             **arrays,
         )

@@ -14,42 +14,73 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench import frameworks
-from bench.errors import ExitCode
+from bench.errors import EnvironmentFault, ExitCode
 from bench.run import main as run_main
 from jobs.launch import die_with_launcher
 
 
-def main() -> int:
-    """Serves until standard input ends."""
+def keep_numpy_single_threaded() -> None:
+    """To be called before NumPy is imported: its algebra would start a thread for each core, and a process with
+    threads must not be forked."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
+def prepare() -> None:
+    """Loads the frameworks into this process, to be forked. Raises EnvironmentFault where that is not safe."""
+    keep_numpy_single_threaded()
     # Workers inherit what TensorFlow read from the environment when it was loaded.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # NumPy's algebra would start a thread for each core, and a process with threads must not be forked.
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    frameworks.load()
+    with _stderr_kept() as said:
+        try:
+            frameworks.load()
+        except BaseException:
+            print(said(), file=sys.stderr)
+            raise
     if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
-        print(f"bench.preload: {threads} threads after loading TensorFlow, so it cannot be forked: set preload = false")
-        return ExitCode.ENVIRONMENT
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which stops its workers in order
-    for line in sys.stdin:
-        status = _run(json.loads(line))
-        print(json.dumps({"exit_code": os.waitstatus_to_exitcode(status)}), flush=True)
-    return 0
+        raise EnvironmentFault(f"{threads} threads after loading TensorFlow, so it cannot be forked")
 
 
-def _run(argv: list[str]) -> int:
+@contextmanager
+def _stderr_kept() -> Iterator[Callable[[], str]]:
+    """TensorFlow chatters while it is loaded, past Python. Yields a function that returns what it said."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+
+        def said() -> str:
+            os.dup2(terminal, 2)
+            kept.seek(0)
+            return kept.read().decode(errors="replace")
+
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def run_in_fork(argv: Sequence[str], output: int | None = None) -> int:
+    """Runs `bench.run` with these arguments in a fork, its output to the file descriptor `output`; its exit code."""
     server = os.getpid()
     sys.stdout.flush()
     pid = os.fork()
     if pid:
-        return os.waitpid(pid, 0)[1]
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     code = 1
     try:
         die_with_launcher(server)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if output is not None:
+            os.dup2(output, 1)
+            os.dup2(output, 2)
         code = run_main(argv)
     except SystemExit as stop:  # how the command line parser ends
         code = stop.code if isinstance(stop.code, int) else 1
@@ -59,6 +90,19 @@ def _run(argv: list[str]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def main() -> int:
+    """Serves until standard input ends."""
+    try:
+        prepare()
+    except EnvironmentFault as error:
+        print(f"bench.preload: {error}: set preload = false")
+        return ExitCode.ENVIRONMENT
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which stops its workers in order
+    for line in sys.stdin:
+        print(json.dumps({"exit_code": run_in_fork(json.loads(line))}), flush=True)
+    return 0
 
 
 if __name__ == "__main__":

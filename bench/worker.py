@@ -17,7 +17,7 @@ from bench import __version__, frameworks, output, provenance
 from bench.clock import Clock
 from bench.config import RunConfig
 from bench.errors import BenchError, EnvironmentFault, ExitCode, UsageError
-from bench.evidence import Evidence, digest
+from bench.evidence import Evidence, digest, project
 from bench.lifecycle import RUN_ID
 from bench.measure import measure
 from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
@@ -175,11 +175,11 @@ class _Member:
 
         timed = itertools.count()
         folder = plan.config.output.evidence
-        evidence = Evidence()
+        evidence = Evidence(project(trainer.weights(0))) if folder else None
 
         def keep(row: dict[str, Any], steps: Steps) -> None:
             log.shard.add_iter(row)
-            if folder is not None:
+            if evidence is not None:
                 evidence.add(steps)
             if self._rank == 0 and not row["warmup"]:
                 output.print_iter(plan, row, next(timed))
@@ -198,7 +198,7 @@ class _Member:
             framework_peak_mem_bytes=trainer.peak_memory_bytes(),
             weight_digests=[digest(trainer.weights(replica)) for replica in range(plan.strategy.local_replicas)],
         )
-        if folder is not None:
+        if folder is not None and evidence is not None:
             evidence.save(folder, self._rank, updates=trainer.updates(), weights=trainer.weights(0))
         if self._rank == 0:
             self._describe_exchange(trainer.all_reduce())

@@ -1,4 +1,4 @@
-"""The four tables: every column, its type, its unit and its meaning.
+"""The tables, four of runs and one of proofs: every column, its type, its unit and its meaning.
 
 A metric that could not be measured is null, and `runs.null_reasons` says why; it is never 0.
 The Arrow types are made on demand: the processes that train never load pyarrow.
@@ -176,7 +176,41 @@ TELEMETRY = (
     Column("net_tx_bytes", "int64", "counter of the node, all interfaces; local rank 0 only"),
 )
 
-TABLES: Mapping[str, tuple[Column, ...]] = {"runs": RUNS, "ranks": RANKS, "iters": ITERS, "telemetry": TELEMETRY}
+VERIFICATIONS = (
+    Column("verification_id", "string", "unique, sorts by start time: one call of bench.verify"),
+    Column("verified_at", "timestamp", "UTC"),
+    Column("strategy", "string", ""),
+    Column("model", "string", ""),
+    Column("dataset", "string", ""),
+    Column("num_devices", "int64", "replicas that compute gradients"),
+    Column("global_batch", "int64", "images all devices and step"),
+    Column("steps", "int64", "optimizer steps of every replica"),
+    Column("verdict", "string", "ok, failed or not run"),
+    Column("reason", "string", "what differs, or why it did not run; null when ok"),
+    Column("max_loss_difference", "float64", "largest relative difference from single's loss of a step"),
+    Column("max_weight_difference", "float64", "largest difference from single's weights / tensor's largest weight"),
+    Column("samples_ok", "bool", "every global batch was trained, each sample once"),
+    Column("digests_ok", "bool", "all replicas ended with the same weights, bit for bit"),
+    Column("updates", "int64", "times the weights were changed; null where workers change them at once"),
+    Column("unapplied", "float64", "asynchronous: worst weight's |change - sum of gradients| / sum of their sizes"),
+    Column("first_loss", "float64", "mean loss of the first quarter of the steps"),
+    Column("last_loss", "float64", "mean loss of the last quarter of the steps"),
+    Column("tensorflow_version", "string", ""),
+    Column("keras_version", "string", ""),
+    Column("horovod_version", "string", ""),
+    Column("hostname", "string", ""),
+)
+
+TABLES: Mapping[str, tuple[Column, ...]] = {
+    "runs": RUNS,
+    "ranks": RANKS,
+    "iters": ITERS,
+    "telemetry": TELEMETRY,
+    "verifications": VERIFICATIONS,
+}
+
+RUN_TABLES = ("runs", "ranks", "iters", "telemetry")
+"""Those that every run fills."""
 
 COMPARABLE_FIELDS = (
     "strategy",

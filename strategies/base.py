@@ -6,14 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
 from tyro.conf import FlagCreatePairsOff
 
 from bench.errors import UsageError
 from jobs.cluster import ClusterEnv, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 AllReduce = Literal["auto", "ring", "nccl", "hierarchical_copy", "reduction_to_one_device"]
 
@@ -102,8 +104,8 @@ class Workload:
     global_batch: int
     """Images all replicas train a step."""
     numerics: NumericsConfig
-    keep_samples: bool
-    """`Steps.samples` is wanted."""
+    provable: bool
+    """The fields of `Steps` that prove the training are wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +117,17 @@ class Steps:
     data_wait_s: float
     """s in which the process waited for input."""
     samples: npt.NDArray[np.int32] | None = None
-    """[num_batches, images]: what was trained, where the workload asks for it."""
+    """[num_batches, images]: what was trained. Where the workload is provable."""
+    projections: npt.NDArray[np.float32] | None = None
+    """[num_batches, weights]: of each weight's gradient, summed over the replicas of this process: the sum of its
+    elements g_i x cos(i mod 1000), i counting in row-major order. Where the workload is provable."""
     worker: WorkerClock | None = None
     """Where another process performed the steps."""
+
+    @classmethod
+    def of(cls, loss: Any, data_wait_s: float, samples: Any = None, projections: Any = None) -> Steps:
+        """Steps that this process performed, of what the compiled call returned."""
+        return cls(loss=loss, data_wait_s=data_wait_s, samples=samples, projections=projections)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +182,8 @@ class Strategy(ABC):
     name: ClassVar[str]
     synchronous: ClassVar[bool]
     """Every step averages the gradients of all replicas before any weight changes."""
+    one_model: ClassVar[bool] = True
+    """All replicas train the same weights."""
     one_process: ClassVar[bool]
     """The strategy lives in a single process; otherwise there is one process a worker."""
     all_reduces: ClassVar[Sequence[AllReduce]] = ()

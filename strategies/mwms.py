@@ -57,6 +57,7 @@ class Independent(MultiWorkerMirrored):
 
     name = "independent"
     synchronous = False
+    one_model = False
     all_reduces = ()
 
     def check(self) -> None:

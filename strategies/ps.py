@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench.errors import UsageError
@@ -131,10 +132,10 @@ class CoordinatedTrainer:
         def turn(iterator: Any, num_batches: Any) -> Any:
             start = tf.timestamp()
             with tf.control_dependencies([start]):
-                loss_sums, data_wait_s, samples = steps(iterator, num_batches)
+                loss_sums, data_wait_s, *proof = steps(iterator, num_batches)
             with tf.control_dependencies([loss_sums]):
                 end = tf.timestamp()
-            return which_worker(), start, end, data_wait_s, loss_sums, () if samples is None else samples
+            return which_worker(), start, end, data_wait_s, loss_sums, *proof
 
         self._turn = turn
 
@@ -171,11 +172,9 @@ class CoordinatedTrainer:
         """The workers' memory is not this process's to reset."""
 
     def _steps_of(self, fetched: Any) -> Steps:
-        worker, start, end, data_wait_s, loss_sums, samples = fetched
-        return Steps(
-            loss=loss_sums / self._images_of_step,
-            data_wait_s=float(data_wait_s),
-            samples=None if isinstance(samples, tuple) else samples,
+        worker, start, end, data_wait_s, loss_sums, *proof = fetched
+        return replace(
+            Steps.of(loss_sums / self._images_of_step, float(data_wait_s), *proof),
             worker=WorkerClock(
                 rank=self._ranks[int(worker)], t_start_ns=round(start * 1e9), duration_s=float(end - start)
             ),

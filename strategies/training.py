@@ -75,12 +75,11 @@ class ReplicatedTrainer:
         return [variable.value for variable in (*self.model.variables, *self._optimizer.variables)]
 
     def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
-        loss_sums, data_wait_s, samples = self._steps(self._iterator, tf.constant(num_batches))
+        loss_sums, data_wait_s, *proof = self._steps(self._iterator, tf.constant(num_batches))
 
         def read() -> Sequence[Steps]:
             losses = loss_sums.numpy() / self._images_of_step
-            seen = None if samples is None else samples.numpy()
-            return [Steps(loss=losses, data_wait_s=float(data_wait_s.numpy()), samples=seen)]
+            return [Steps.of(losses, float(data_wait_s.numpy()), *(part.numpy() for part in proof))]
 
         return read
 
@@ -144,7 +143,8 @@ def compile_steps(
     images_of_update: int,
     exchange: Exchange | None,
 ) -> Any:
-    """A tf.function (iterator, num_batches) -> (loss sums [num_batches], s of waiting for input, samples or None).
+    """A tf.function (iterator, num_batches) -> (loss sums [num_batches], s of waiting for input), followed by samples
+    and projections (`strategies.base.Steps`) where the workload is provable.
 
     It performs optimizer steps of the replicas of one process, each on the mean gradient of `images_of_update` images:
     those of all replicas whose gradients the distribution sums.
@@ -171,7 +171,7 @@ def compile_steps(
 
     def replica_step(
         images: tf.Tensor, labels: tf.Tensor, received: tf.Tensor, scale: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # Computing waits for the clock below, else the executor may start it first and call that a data wait.
         with tf.control_dependencies([received]):
             images = tf.identity(images)
@@ -182,12 +182,13 @@ def compile_steps(
         if scaled:
             gradients, overflows = _unscale(gradients, scale)
         optimizer.apply(gradients, model.trainable_variables)
-        return loss_sum, overflows
+        return loss_sum, overflows, _projections(gradients) if workload.provable else tf.constant(0.0)
 
     @tf.function  # type: ignore[untyped-decorator]
-    def steps(iterator: Any, num_batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    def steps(iterator: Any, num_batches: tf.Tensor) -> tuple[tf.Tensor, ...]:
         loss_sums = tf.TensorArray(tf.float32, size=num_batches)
         seen = tf.TensorArray(tf.int32, size=num_batches)
+        projected = tf.TensorArray(tf.float32, size=num_batches)
         data_wait_s = tf.constant(0.0, tf.float64)
         scale, since = scale_now.read_value(), steps_since.read_value()
         for step in tf.range(num_batches):
@@ -200,18 +201,27 @@ def compile_steps(
             with tf.control_dependencies([*local(images), *local(labels)]):
                 received = tf.timestamp()
             data_wait_s += received - asked
-            sums, overflows = distribution.run(replica_step, args=(images, labels, received, scale))
+            sums, overflows, projections = distribution.run(replica_step, args=(images, labels, received, scale))
             loss_sums = loss_sums.write(step, tf.add_n(local(sums)))
-            if workload.keep_samples:
+            if workload.provable:
                 seen = seen.write(step, tf.concat(local(samples), 0))
+                projected = projected.write(step, tf.add_n(local(projections)))
             if scaled:
                 scale, since = _next_scale(scale, since, local(overflows)[0])
         if scaled:
             scale_now.assign(scale)
             steps_since.assign(since)
-        return loss_sums.stack(), data_wait_s, seen.stack() if workload.keep_samples else None
+        proof = (seen.stack(), projected.stack()) if workload.provable else ()
+        return loss_sums.stack(), data_wait_s, *proof
 
     return steps
+
+
+def _projections(gradients: list[tf.Tensor]) -> tf.Tensor:
+    """[weights], see `strategies.base.Steps.projections`."""
+    flat = [tf.reshape(gradient, [-1]) for gradient in gradients]
+    waves = [tf.cos(tf.cast(tf.range(tf.size(part)) % 1000, tf.float32)) for part in flat]
+    return tf.stack([tf.reduce_sum(part * wave) for part, wave in zip(flat, waves, strict=True)])
 
 
 def _unscale(gradients: list[tf.Tensor], scale: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:

@@ -102,5 +102,5 @@ def workload(
         build_input=lambda shard: image_batches(images, labels, shard, batch=batch_per_device, steps=steps, seed=seed),
         global_batch=global_batch,
         numerics=numerics,
-        keep_samples=provable,
+        provable=provable,
     )

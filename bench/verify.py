@@ -1,0 +1,213 @@
+"""Prove that the strategies train the same model: `python -m bench.verify`.
+
+Every strategy runs the same few SGD steps from the same seed on the same global batches, on one, two, three and four
+devices, each run in processes of its own. Losses, weights and samples are compared with those of `single`.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from bench.errors import BenchError, ExitCode, UsageError
+from bench.preload import keep_numpy_single_threaded, prepare, run_in_fork
+from results.store import Store, StoreError
+from strategies import STRATEGIES, load
+
+# This process is forked for every run, so NumPy, and all that imports it, is imported when its threads are tamed.
+if TYPE_CHECKING:
+    from bench.equivalence import Finding
+
+REFERENCE = "single"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Prove that the strategies train the same model; exit 4 when one does not."""
+
+    model: str = "mnist_cnn"
+    """Model, as in bench.run; its dropout is off."""
+    dataset: str = "digits"
+    """Images, as in bench.run."""
+    data_dir: Path | None = None
+    """Folder of the data files [path], as in bench.run."""
+    strategies: tuple[str, ...] = ()
+    """Which strategies to compare. None named are all that train one model; what is named must be able to run."""
+    devices: tuple[int, ...] = (1, 2, 3, 4)
+    """On how many devices each [devices]."""
+    steps: int = 8
+    """Optimizer steps [steps], 4 to 10: later, rounding alone drives float32 runs apart."""
+    global_batch_size: int = 24
+    """Images all devices together and step [images]; every number of devices must divide it."""
+    seed: int = 1
+    """Seed of weights and sample order."""
+    device: str = "auto"
+    """auto, cpu or gpu, as in bench.run."""
+    results_dir: Path = Path("results/data")
+    """Where the table of verifications is kept [path]."""
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.steps <= 10:  # noqa: PLR2004
+            raise UsageError(f"--steps is {self.steps}: give 4 to 10; later, rounding alone drives float32 runs apart")
+        for count in self.devices:
+            if count < 1 or self.global_batch_size % count:
+                raise UsageError(
+                    f"--devices {count} does not share --global-batch-size {self.global_batch_size} evenly: choose "
+                    "devices that divide it"
+                )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run to make."""
+
+    strategy: str
+    devices: int
+
+    def flags(self, options: Options, scratch: Path) -> list[str]:
+        """The `bench.run` arguments."""
+        one_process, synchronous = load(self.strategy).one_process, load(self.strategy).synchronous
+        # What is not synchronous is asked whether its loss falls, which a few steps don't show.
+        steps = options.steps if synchronous else 4 * options.steps
+        return [
+            f"--strategy={self.strategy}",
+            f"--{'devices-per-worker' if one_process else 'num-workers'}={self.devices}",
+            f"--model={options.model}",
+            f"--dataset={options.dataset}",
+            *([f"--data-dir={options.data_dir}"] if options.data_dir else []),
+            f"--seed={options.seed}",
+            f"--device={options.device}",
+            f"--global-batch-size={options.global_batch_size}",
+            "--num-warmup-batches=1",
+            f"--num-batches-per-iter={steps - 1}",
+            "--num-iters=1",
+            "--telemetry-period=0",
+            f"--evidence={scratch / 'evidence'}",
+            f"--results-dir={scratch / 'data'}",
+        ]
+
+
+def cases(options: Options) -> Iterator[Case]:
+    """The reference first, then every strategy on every number of devices."""
+    yield Case(REFERENCE, 1)
+    for name in options.strategies or STRATEGIES:
+        strategy = load(name)
+        if not strategy.one_model:
+            if options.strategies:
+                raise UsageError(
+                    f"strategy {name!r} trains each worker's own model by design: there is nothing to compare"
+                )
+            continue
+        if strategy.name != REFERENCE:
+            yield from (Case(strategy.name, count) for count in options.devices)
+
+
+def examine(case: Case, options: Options, reference: Finding | None) -> Finding:
+    """Makes a run and compares it with the reference's finding, which is None for the reference itself."""
+    from bench.equivalence import Finding, compare
+    from bench.evidence import Evidence
+    from bench.workloads import LEARNING_RATE
+
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        scratch = Path(folder)
+        with (scratch / "output").open("w+") as output:
+            code = run_in_fork(case.flags(options, scratch), output.fileno())
+            output.seek(0)
+            complaints = [line for line in output.read().splitlines() if line.startswith("bench.run: ")]
+        said = complaints[-1].partition(": ")[2] if complaints else f"exit code {code}"
+        if code in (ExitCode.USAGE, ExitCode.ENVIRONMENT):
+            return Finding(verdict="not run", reason=said)
+        ranks = [dict(rank) for rank in Evidence.load(scratch / "evidence")]
+    if not ranks:
+        return Finding(verdict="failed", reason=said)
+    workers = case.devices if not load(case.strategy).synchronous else None
+    finding = compare(ranks, reference, asynchronous_workers=workers, learning_rate=LEARNING_RATE)
+    # A run that fails after its training has seen itself what is wrong: replicas that end differently.
+    return finding if code == 0 else finding.failed(said, digests_ok="not averaged" not in said)
+
+
+def verify(options: Options, console: Console) -> int:
+    """Runs everything, prints and stores what came out, and returns the exit code."""
+    from bench.equivalence import explain
+    from bench.lifecycle import new_run_id
+    from bench.workloads import check as check_workload
+
+    check_workload(options.model, options.dataset, options.data_dir)
+    todo = list(cases(options))
+    store = Store(options.results_dir)
+    store.prepare()
+    prepare()
+    started_at = datetime.now(timezone.utc)
+    found: list[tuple[Case, Finding]] = []
+    for case in todo:
+        console.print(f"{case.strategy} x{case.devices} ...", end="\r") if console.is_terminal else None
+        found.append((case, examine(case, options, found[0][1] if found else None)))
+    verification_id = new_run_id(started_at)
+    rows = [_row(verification_id, started_at, options, case, finding) for case, finding in found]
+    store.commit(verification_id, started_at, {"verifications": rows})
+    console.print(_table(found))
+    for line in explain([(load(case.strategy).name, finding) for case, finding in found]):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    verdicts = {finding.verdict for _, finding in found}
+    if "failed" in verdicts:
+        return ExitCode.WORKLOAD
+    not_run = [case for case, finding in found if finding.verdict == "not run"]
+    return ExitCode.ENVIRONMENT if not_run and (options.strategies or not_run[0].strategy == REFERENCE) else ExitCode.OK
+
+
+def _row(verification_id: str, at: datetime, options: Options, case: Case, finding: Finding) -> dict[str, Any]:
+    from bench.provenance import framework_versions
+
+    versions = framework_versions()
+    return {
+        "verification_id": verification_id,
+        "verified_at": at,
+        "strategy": case.strategy,
+        "model": options.model,
+        "dataset": options.dataset,
+        "num_devices": case.devices,
+        "global_batch": options.global_batch_size,
+        **finding.as_row(),
+        "tensorflow_version": versions["TensorFlow"],
+        "keras_version": versions["Keras"],
+        "horovod_version": versions["Horovod"],
+        "hostname": socket.gethostname(),
+    }
+
+
+def _table(found: Sequence[tuple[Case, Finding]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("strategy", "devices", "steps", "max loss difference", "weights", "samples", "replicas", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("strategy", "verdict") else "right")
+    for case, finding in found:
+        table.add_row(case.strategy, str(case.devices), *finding.cells())
+    return table
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line and returns its exit code: 0 all the same, 2 usage, 3 cannot run here, 4 a mismatch."""
+    try:
+        options = tyro.cli(Options, prog="python -m bench.verify", args=list(argv))
+        keep_numpy_single_threaded()
+        return verify(options, Console(width=max(110, Console().width)))
+    except (BenchError, StoreError) as error:
+        print(f"bench.verify: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        print("bench.verify: interrupted", file=sys.stderr)
+        return ExitCode.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

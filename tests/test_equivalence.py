@@ -1,0 +1,135 @@
+"""Every way in which a training can differ from the reference is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.equivalence import Finding, compare, explain
+from bench.evidence import Evidence, project
+from strategies.base import Steps
+
+STEPS, BATCH, RATE = 8, 12, 0.01
+SAMPLES = np.arange(STEPS * BATCH).reshape(STEPS, BATCH)
+LOSSES = np.linspace(2.3, 2.0, STEPS)
+WEIGHTS = {"weights_0": np.linspace(-0.5, 0.5, 20, dtype=np.float32), "weights_1": np.zeros(3, np.float32)}
+GRADIENTS = np.array([0.5, -0.25])
+
+
+def rank(part: slice = slice(None), **changed: Any) -> dict[str, Any]:
+    """What a rank keeps that trained `part` of every global batch."""
+    kept = {
+        "losses": LOSSES,
+        "samples": SAMPLES[:, part],
+        "updates": np.array(STEPS),
+        "changes": -RATE * GRADIENTS,
+        "gradients": GRADIENTS,
+        "gradient_sizes": np.array([1.0, 0.5]),
+    }
+    return kept | WEIGHTS | changed
+
+
+def finding(*ranks: dict[str, Any], workers: int | None = None) -> Finding:
+    return compare(ranks, REFERENCE, asynchronous_workers=workers, learning_rate=RATE)
+
+
+REFERENCE = compare([rank()], None, asynchronous_workers=None, learning_rate=RATE)
+HALVES = (slice(0, 6), slice(6, 12))
+
+
+def test_the_reference_trains_every_sample_once() -> None:
+    assert (REFERENCE.verdict, REFERENCE.samples_ok, REFERENCE.steps) == ("ok", True, STEPS)
+    twice = SAMPLES.copy()
+    twice[3, 4] = twice[5, 6]
+    bad = compare([rank(samples=twice)], None, asynchronous_workers=None, learning_rate=RATE)
+    assert (bad.verdict, bad.reason) == ("failed", "a sample was trained twice")
+
+
+def test_ranks_that_share_the_global_batches_are_the_same_training() -> None:
+    near = LOSSES * (1 + 0.9e-5)
+    found = finding(rank(HALVES[1], losses=near), rank(HALVES[0], losses=near))
+    assert found.verdict == "ok"
+    assert found.reason is None
+    assert found.max_loss_difference == pytest.approx(0.9e-5)
+    assert found.max_weight_difference == 0.0
+    assert found.cells()[1:] == ("9.0e-06", "0.0e+00", "each once", "identical", "ok")
+
+
+def test_losses_of_the_ranks_are_averaged() -> None:
+    lower, higher = rank(HALVES[0], losses=LOSSES - 0.1), rank(HALVES[1], losses=LOSSES + 0.1)
+    assert finding(lower, higher).verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "reason"),
+    [
+        ([rank(HALVES[0]), rank(HALVES[0])], "other samples than the global batches were trained"),
+        ([rank(HALVES[0])], "other samples"),
+        ([rank(losses=LOSSES * (1 + 2e-5))], "the losses are not single's"),
+        ([rank(losses=LOSSES * np.nan)], "the losses are not single's"),
+        ([rank(losses=LOSSES[:-1])], "the losses are not single's"),
+        ([rank(weights_0=WEIGHTS["weights_0"] * 1.0001)], "the weights are not single's"),
+        ([rank(weights_1=np.full(3, 1e-4, np.float32))], "the weights are not single's"),
+        ([rank(weights_0=np.zeros(21, np.float32))], "the weights are not single's"),
+        ([rank(updates=np.array(STEPS + 1))], "the weights were changed 9 times, single's 8"),
+    ],
+)
+def test_what_differs_is_named(ranks: list[dict[str, Any]], reason: str) -> None:
+    found = finding(*ranks)
+    assert found.verdict == "failed"
+    assert reason in str(found.reason)
+
+
+def test_a_run_that_saw_itself_fail_keeps_its_own_reason() -> None:
+    found = finding(rank()).failed("rank 1: gradients were not averaged", digests_ok=False)
+    assert (found.verdict, found.reason, found.digests_ok) == ("failed", "rank 1: gradients were not averaged", False)
+    assert found.cells()[4] == "DIFFER"
+
+
+def test_an_asynchronous_strategy_is_asked_for_what_it_promises() -> None:
+    other = rank(losses=np.linspace(9, 8, STEPS), samples=SAMPLES + 1, updates=np.array(5))
+    found = finding(other, workers=2)
+    assert (found.verdict, found.steps, found.updates) == ("ok", STEPS // 2, None)
+    assert found.max_loss_difference is None
+    assert found.unapplied == pytest.approx(0.0, abs=1e-12)
+    (tolerances, note) = explain([("single", REFERENCE), ("ps", found)])
+    assert "1e-05" in tolerances
+    assert note.startswith("ps is asynchronous: ")
+    assert "8.929 -> 8.071" in note
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"changes": -RATE * GRADIENTS * 0.99}, "the weights are not the sum of all gradients (off by 0.5%"),
+        ({"changes": np.array([np.nan, 0.0])}, "the weights are not the sum of all gradients"),
+        ({"losses": LOSSES[::-1]}, "the loss does not fall (2.021 -> 2.279)"),
+    ],
+)
+def test_a_broken_promise_is_named(changed: dict[str, Any], reason: str) -> None:
+    found = finding(rank(**changed), workers=2)
+    assert found.verdict == "failed"
+    assert reason in str(found.reason)
+
+
+def test_evidence_is_kept_and_read_back(tmp_path: Any) -> None:
+    before = [np.ones((2, 3), np.float32)]
+    after = [np.full((2, 3), 0.5, np.float32)]
+    evidence = Evidence(project(before))
+    for step in range(2):
+        evidence.add(
+            Steps.of(
+                np.array([1.0 + step], np.float32), 0.0, np.array([[step, step + 10]]), np.array([[3.0 - 5 * step]])
+            )
+        )
+    evidence.save(tmp_path, 3, updates=2, weights=after)
+    (kept,) = Evidence.load(tmp_path)
+    assert list(kept["losses"]) == [1.0, 2.0]
+    assert kept["samples"].tolist() == [[0, 10], [1, 11]]
+    assert kept["updates"] == 2
+    assert (kept["weights_0"] == after[0]).all()
+    waves = np.cos(np.arange(6)).sum()
+    assert kept["changes"] == pytest.approx([-0.5 * waves])
+    assert (list(kept["gradients"]), list(kept["gradient_sizes"])) == ([1.0], [5.0])
