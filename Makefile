@@ -2,16 +2,17 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: setup demo test perf lock clean
+.PHONY: setup demo test packages perf lock clean
 
 setup: .venv/.ready
 
-.venv/.ready: requirements.lock pyproject.toml
+.venv/.ready: requirements.lock pyproject.toml jobs/build_horovod.py
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
 		|| { echo "TrainScale needs Python 3.10 to 3.13 (make PYTHON=python3.12 ...)"; exit 3; }
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PY) -m jobs.build_horovod || echo "Everything but --strategy horovod works without it."
 	touch $@
 
 demo: setup
@@ -19,20 +20,25 @@ demo: setup
 	{ $(PY) -m jobs.sweep jobs/sweeps/demo.toml --experiment $$name; swept=$$?; } && \
 	$(PY) -m analysis.report --experiment $$name --output results/reports/$$name && exit $$swept
 
-test: setup
+test: packages setup
 	tests/browser/install_chromium.sh
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	$(PY) -m pytest
 
+# Debian packages that only tests need, where root may install them.
+packages:
+	tests/install_packages.sh
+
 # Ratios that need a quiet machine: what the loop and the telemetry cost.
 perf: setup
 	$(PY) -m tests.perf.overhead
+	$(PY) -m tests.perf.horovod_script
 
 # After a change of the dependencies; needs uv.
 lock:
-	uv pip compile --universal --python-version 3.10 --generate-hashes --extra dev --no-header --no-annotate \
+	uv pip compile --universal --python-version 3.10 --generate-hashes --extra dev --extra mpi --extra horovod --no-header --no-annotate \
 		pyproject.toml -o requirements.lock
 
 clean:

@@ -180,7 +180,7 @@ def main() -> int:
     try:
         print(f"Horovod {VERSION} is installed, for {install()}")
     except CannotBuild as error:
-        print(f"no Horovod: {error}", file=sys.stderr)
+        print(f"no Horovod: {error}; then run python -m jobs.build_horovod", file=sys.stderr)
         return 3
     return 0
 

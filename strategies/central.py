@@ -17,6 +17,7 @@ class CentralStorage(Strategy):
     synchronous = True
     one_process = True
     all_reduces = ("auto", "reduction_to_one_device")
+    no_xla = "each device reads weights that live on another"
 
     def replicas(self, task: Task) -> int:
         return self.resources.devices or max(1, self.resources.num_gpus)

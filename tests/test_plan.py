@@ -108,6 +108,7 @@ REFUSED = [
     (["--strategy=mwms", "--num-ps=2"], UsageError, "--num-ps has no effect under strategy 'mwms': leave it out"),
     (["--strategy=ps", "--cycle-time-ms=5"], UsageError, "--cycle-time-ms has no effect under strategy 'ps'"),
     (["--strategy=ps", "--xla"], UsageError, "--xla has no effect under strategy 'ps': the weights"),
+    (["--strategy=central", "--xla"], UsageError, "--xla has no effect under strategy 'central': each device reads"),
     (["--strategy=ps", "--all-reduce=ring"], UsageError, "nothing for strategy 'ps': it has no all-reduce to choose"),
     (
         ["--strategy=mirrored", "--all-reduce=ring"],
