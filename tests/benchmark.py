@@ -63,7 +63,7 @@ class Benchmark:
 def clean_environment() -> dict[str, str]:
     """This process's environment without what would make a run part of a cluster or give it a GPU, and with a marker
     by which the processes of these tests are known."""
-    foreign = ("TF_", "TRAINSCALE_", "SLURM_")
+    foreign = ("TF_", "TRAINSCALE_", "SLURM_", "OMPI_", "PMI_", "PMIX_", "MPI_", "HOROVOD_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | {"CUDA_VISIBLE_DEVICES": "-1", MARKER: str(os.getpid())}
 

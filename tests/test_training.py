@@ -80,9 +80,7 @@ def test_an_overflow_is_a_step_of_nothing_and_halves_the_scale() -> None:
     import tensorflow as tf
 
     scaled = trainer(precision="fp16")
-    variables = [
-        v for v in scaled._steps.get_concrete_function(scaled._iterator, tf.TensorSpec([], tf.int32)).variables
-    ]
+    variables = scaled._steps.get_concrete_function(scaled._iterator, tf.TensorSpec([], tf.int32)).variables
     (scale,) = [v for v in variables if v.shape == [] and v.dtype == tf.float32 and v.numpy() == 2.0**15]
     before = scaled.weights(0)
     scale.assign(2.0**40)  # more than float16 can hold

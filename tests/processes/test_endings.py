@@ -143,7 +143,9 @@ def test_a_port_in_use_is_one_line_and_leaves_nothing_behind(benchmark: Benchmar
     assert benchmark.left_behind() == []
 
 
-def faulty(benchmark: Benchmark, patch: str, *flags: str) -> subprocess.CompletedProcess[str]:
+def faulty(
+    benchmark: Benchmark, patch: str, *flags: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """A run whose workers are forks of a process that was patched on purpose."""
     program = (
         "import sys\nfrom bench import frameworks\nframeworks.load()\n"
@@ -151,7 +153,13 @@ def faulty(benchmark: Benchmark, patch: str, *flags: str) -> subprocess.Complete
     )
     command = [sys.executable, "-c", program, *benchmark.command(*flags)[3:]]
     return subprocess.run(
-        command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=BOUND_S, check=False
+        command,
+        cwd=ROOT,
+        env=clean_environment() | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=False,
     )
 
 
