@@ -16,8 +16,11 @@ COLOURS = {
     "independent": "#d97706",
     "mirrored": "#2563eb",
     "mwms": "#059669",
+    "central": "#0891b2",
+    "ps": "#be185d",
+    "horovod": "#7c3aed",
 }
-OTHER_COLOUR = "#7c3aed"
+OTHER_COLOUR = "#111827"
 
 
 def workloads(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -31,11 +34,17 @@ def base_rate(rows: list[dict[str, Any]]) -> float | None:
     return next((row["base_images_per_s"] for row in rows if row["base_images_per_s"]), None)
 
 
-def by_strategy(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The configurations that ran, a list for each strategy, by rising number of devices."""
+def by_series(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The configurations that ran, a list for each series, by rising number of devices."""
     ran = [row for row in rows if row["images_per_s"] is not None]
-    names = sorted({row["strategy"] for row in ran}, key=lambda name: [*COLOURS, name].index(name))
-    return {name: [row for row in ran if row["strategy"] == name] for name in names}
+    ranked = sorted(ran, key=lambda row: ([*COLOURS, row["strategy"]].index(row["strategy"]), row["series"]))
+    names = dict.fromkeys(row["series"] for row in ranked)
+    return {name: [row for row in ran if row["series"] == name] for name in names}
+
+
+def colour(points: list[dict[str, Any]]) -> str:
+    """The colour of a series: that of its strategy."""
+    return COLOURS.get(points[0]["strategy"], OTHER_COLOUR)
 
 
 def throughput(rows: list[dict[str, Any]]) -> go.Figure:
@@ -46,7 +55,7 @@ def throughput(rows: list[dict[str, Any]]) -> go.Figure:
     if one:
         ideal = {"color": "#9ca3af", "dash": "dash"}
         figure.add_scatter(x=[1, most], y=[one, one * most], mode="lines", name="ideal", line=ideal)
-    for name, points in by_strategy(rows).items():
+    for name, points in by_series(rows).items():
         rates = [row["images_per_s"] for row in points]
         spread = {
             "type": "data",
@@ -60,7 +69,7 @@ def throughput(rows: list[dict[str, Any]]) -> go.Figure:
             error_y=spread,
             mode="lines+markers",
             name=name,
-            line={"color": COLOURS.get(name, OTHER_COLOUR)},
+            line={"color": colour(points)},
         )
     figure.update_yaxes(rangemode="tozero")
     figure.update_xaxes(dtick=1 if most <= 16 else None)  # noqa: PLR2004
@@ -70,14 +79,14 @@ def throughput(rows: list[dict[str, Any]]) -> go.Figure:
 def efficiency(rows: list[dict[str, Any]]) -> go.Figure:
     """Scaling efficiency against devices; 100% is ideal."""
     figure = _figure("devices", "efficiency")
-    for name, points in by_strategy(rows).items():
+    for name, points in by_series(rows).items():
         known = [row for row in points if row["efficiency"] is not None]
         figure.add_scatter(
             x=[row["num_devices"] for row in known],
             y=[row["efficiency"] for row in known],
             mode="lines+markers",
             name=name,
-            line={"color": COLOURS.get(name, OTHER_COLOUR)},
+            line={"color": colour(points)},
         )
     figure.add_hline(y=1, line={"color": "#9ca3af", "dash": "dash"})
     figure.update_yaxes(rangemode="tozero", tickformat=".0%")
@@ -88,13 +97,13 @@ def efficiency(rows: list[dict[str, Any]]) -> go.Figure:
 def step_times(rows: list[dict[str, Any]], times: pd.DataFrame) -> go.Figure:
     """Every timed iteration's step time, a box for each configuration."""
     figure = _figure("", "step time (ms)")
-    for name, points in by_strategy(rows).items():
+    for name, points in by_series(rows).items():
         for row in points:
             values = times[times["run_id"].isin(row["run_ids"])]["step_time_s"] * 1e3
             figure.add_box(
                 y=[round(value, 4) for value in values],
                 name=f"{name} x{row['num_devices']}",
-                marker={"color": COLOURS.get(name, OTHER_COLOUR)},
+                marker={"color": colour(points)},
                 boxpoints="all",
                 showlegend=False,
             )
@@ -105,14 +114,14 @@ def step_times(rows: list[dict[str, Any]], times: pd.DataFrame) -> go.Figure:
 def memory(rows: list[dict[str, Any]]) -> go.Figure:
     """Peak memory of a process and of the framework's allocator in it."""
     figure = _figure("", "peak memory (GiB)")
-    ran = [row for points in by_strategy(rows).values() for row in points]
-    names = [f"{row['strategy']} x{row['num_devices']}" for row in ran]
-    for column, label, colour in (
+    ran = [row for points in by_series(rows).values() for row in points]
+    names = [f"{row['series']} x{row['num_devices']}" for row in ran]
+    for column, label, shade in (
         ("peak_rss_bytes", "process, resident", "#6b7280"),
         ("framework_peak_mem_bytes", "TensorFlow's allocator", "#2563eb"),
     ):
         sizes = [row[column] / GIB if row[column] is not None else None for row in ran]
-        figure.add_bar(x=names, y=sizes, name=label, marker={"color": colour})
+        figure.add_bar(x=names, y=sizes, name=label, marker={"color": shade})
     return figure
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
-from results.schema import RUN_TABLES
+from results.schema import RUN_TABLES, TABLES
 
 
 class AnalysisError(Exception):
@@ -41,7 +41,7 @@ with iterations as (
         max(startup_time_s) as startup_time_s
     from ranks group by run_id
 )
-select runs.*,
+select runs.* replace (trim(cast(exchange as varchar), '{}') as exchange),
     windows.device_batches * runs.batch_per_device / windows.window_s as images_per_s,
     steps.* exclude (run_id), windows.data_wait_share, costs.* exclude (run_id)
 from runs
@@ -72,7 +72,9 @@ class Results:
             )
         for table in RUN_TABLES:
             files = self._db.read_parquet(str(root / table / "date=*" / "*.parquet"), union_by_name=True)
-            files.create_view(table)
+            # A store that an earlier version wrote lacks what was added since.
+            lacking = [f"null::varchar as {c.name}" for c in TABLES[table] if c.name not in files.columns]
+            files.project(", ".join(["*", *lacking])).create_view(table)
         self.runs: pd.DataFrame = self._db.execute(_FIGURES).df()
         if experiment is not None:
             known = sorted(set(self.runs["experiment"]))

@@ -15,6 +15,7 @@ BASE_STRATEGY = "single"
 SETUP = (
     *("strategy", "model", "dataset", "num_devices", "num_processes", "num_nodes", "scaling", "batch_per_device"),
     *("preloaded", "global_batch", "device_kind", "device_name", "cores_per_device"),
+    *("num_ps", "requested_all_reduce", "exchange"),
 )
 
 
@@ -24,7 +25,7 @@ def configurations(runs: pd.DataFrame) -> list[dict[str, Any]]:
     Holds the columns of SETUP, `run_ids` of the runs that are ok, `failed` (count), `errors`, Intervals `images_per_s`
     and `step_time_s` or None, largest `peak_rss_bytes` and `framework_peak_mem_bytes`, and `efficiency` with
     `efficiency_range` and `base_images_per_s`, or None with `why_no_efficiency`. `workload` names what can share a
-    plot: the same model, data, batch basis and cores per device.
+    plot: the same model, data, arithmetic, batch basis and cores per device; `series` names what makes one line there.
     """
     found = []
     for _, group in runs.groupby("comparability_key", sort=False):
@@ -42,7 +43,16 @@ def configurations(runs: pd.DataFrame) -> list[dict[str, Any]]:
     for row in found:
         row.update(_efficiency(row, found))
         row["workload"] = _workload(row)
-    return sorted(found, key=lambda row: (row["workload"], row["num_devices"], row["strategy"]))
+        row["series"] = _series(row)
+    return sorted(found, key=lambda row: (row["workload"], row["num_devices"], row["series"]))
+
+
+def _series(row: dict[str, Any]) -> str:
+    """The strategy, and what was asked of its gradient exchange."""
+    asked = row["requested_all_reduce"]
+    collective = [asked] if isinstance(asked, str) and asked != "auto" else []
+    knobs = [row["exchange"]] if isinstance(row["exchange"], str) and row["exchange"] else []
+    return " ".join([str(row["strategy"]), *collective, *knobs])
 
 
 def _workload(row: dict[str, Any]) -> str:
@@ -50,7 +60,9 @@ def _workload(row: dict[str, Any]) -> str:
     batch = f"{row['global_batch']} images in all" if strong else f"{row['batch_per_device']} images a device"
     count = row["cores_per_device"]
     cores = f", {count:g} core{'' if count == 1 else 's'} a device" if row["device_kind"] == "cpu" else ""
-    return f"{row['model']} on {row['dataset']}, {batch}{cores}"
+    precision = f", {row['precision']}" if row["precision"] != "fp32" else ""
+    xla = ", XLA" if row["xla"] else ""
+    return f"{row['model']} on {row['dataset']}{precision}{xla}, {batch}{cores}"
 
 
 def base_case(row: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -44,8 +44,8 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     ok = len(row["run_ids"])
     return (
         row["workload"],
-        row["strategy"],
-        f"{row['num_devices']} {row['device_kind'].upper()}",
+        row["series"],
+        f"{row['num_devices']} {row['device_kind'].upper()}" + (f" + {row['num_ps']} PS" if row["num_ps"] else ""),
         str(ok) if not row["failed"] else f"{ok} + {row['failed']} failed",
         _number(rate.median) if rate else "failed",
         f"{_number(rate.low)} - {_number(rate.high)}" if rate and rate.low and rate.high else "-",
@@ -96,6 +96,11 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
             else "."
         )
     )
+    if any(row["num_ps"] for row in rows):
+        said.append(
+            "PS: parameter servers, processes besides the workers. The report's devices are the workers'; servers use "
+            "the same cores where all run on one machine, and hosts of their own elsewhere."
+        )
     said.append("data wait: share of the timed iterations in which ranks waited for input.")
     said.append("alloc peak: most memory that TensorFlow held for tensors on a device, after warm-up.")
     for why in sorted({row["why_no_efficiency"] for row in rows if row["why_no_efficiency"]}):
@@ -133,4 +138,4 @@ def _spread(rate: Interval) -> float:
 
 
 def _name(row: dict[str, Any]) -> str:
-    return f"{row['strategy']} x{row['num_devices']} {row['model']}"
+    return f"{row['series']} x{row['num_devices']} {row['model']}"

@@ -38,6 +38,7 @@ def add_run(root: Path, step_times_s: Sequence[float] = (0.1, 0.1), **fields: An
         "num_nodes": 1,
         "num_processes": 1,
         "num_ps": 0,
+        "exchange": {},
         "num_devices": 1,
         "device_kind": "cpu",
         "device_name": "A CPU",

@@ -72,7 +72,7 @@ def test_the_readme_shows_a_table_that_the_demo_prints_and_a_plot() -> None:
     for heading in HEADINGS[1:]:
         assert heading in table
     sweep = load_sweep(ROOT / "jobs" / "sweeps" / "demo.toml")
-    assert len(re.findall(r"^ \w+ +\d CPU +3 ", table, re.M)) == len(sweep.configurations)
+    assert len(re.findall(r"^ \w+ +\d CPU(?: \+ 1 PS)? +3 ", table, re.M)) == len(sweep.configurations)
     assert re.search(r"!\[.*\]\(docs/images/.*\.png\)", README)
 
 

@@ -25,7 +25,7 @@ from bench.workloads import MODELS, build_model, workload
 from jobs.cluster import ClusterEnv
 from results.store import Store
 from strategies import load
-from strategies.base import Resources, Shard, Workload
+from strategies.base import ExchangeConfig, NumericsConfig, Resources, Shard, Steps, Workload
 
 MODEL, BATCH, STEPS, CALLS, ROUNDS = "mnist_cnn", 64, 10, 2, 80
 IMAGES = BATCH * STEPS * CALLS
@@ -46,7 +46,7 @@ def bare_loop(job: Workload) -> Callable[[], None]:
     def steps() -> Any:
         loss = tf.constant(0.0)
         for _ in tf.range(STEPS):
-            images, labels = next(iterator)
+            images, labels, _ = next(iterator)
             with tf.GradientTape() as tape:
                 logits = model(images, training=True)
                 loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
@@ -67,7 +67,7 @@ def fit_loop(job: Workload) -> Callable[[], None]:
     model = build_model(MODELS[MODEL], seed=1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.01), loss, steps_per_execution=STEPS)
-    data = job.build_input(Shard(first=0, count=1, total=1)).repeat()
+    data = job.build_input(Shard(first=0, count=1, total=1)).map(lambda images, labels, _: (images, labels)).repeat()
     return lambda: model.fit(data, steps_per_epoch=STEPS * CALLS, epochs=1, verbose=0)
 
 
@@ -76,7 +76,8 @@ def our_loop(job: Workload, folder: Path, *, telemetry: bool) -> Callable[[], fl
     resources = Resources(
         device_kind="cpu", num_gpus=0, devices=None, gpu_memory_mib=None, intra_op_threads=0, inter_op_threads=0
     )
-    trainer = load("single")(ClusterEnv.alone(), resources).trainer(job)
+    trainer = load("single")(ClusterEnv.alone(), resources, ExchangeConfig(), NumericsConfig()).trainer(job)
+    assert trainer is not None
     shard = Store(folder).open_shard("overhead", f"telemetry-{telemetry}")
     clock = Clock()
     schedule = Schedule(num_warmup_batches=1, num_batches_per_iter=STEPS, num_iters=CALLS)
@@ -85,7 +86,7 @@ def our_loop(job: Workload, folder: Path, *, telemetry: bool) -> Callable[[], fl
     def run() -> float:
         rows: list[dict[str, Any]] = []
 
-        def keep(row: dict[str, Any]) -> None:
+        def keep(row: dict[str, Any], _steps: Steps) -> None:
             shard.add_iter(row)
             rows.append(row)
 
@@ -129,6 +130,7 @@ def main() -> int:
         batch_per_device=BATCH,
         global_batch=BATCH,
         steps=(STEPS * CALLS + 1) * (ROUNDS + 1),
+        numerics=NumericsConfig(),
     )
     with tempfile.TemporaryDirectory() as folder:
         loops = {
