@@ -8,10 +8,11 @@ import os
 import resource
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from bench import __version__, frameworks, output, provenance
 from bench.clock import Clock
@@ -41,8 +42,8 @@ class _Stopped(BaseException):
         self.signum = signum
 
 
-def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> int:
-    """Trains as one rank, writes its shard, and returns the process's exit code. A supervisor started this process."""
+def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoReturn:
+    """Trains as one rank, writes its shard and ends the process, with its exit code. A supervisor started it."""
     die_with_launcher(int(env[LAUNCHER_PID]))
     clock = Clock()
     gpus = Gpus(env)
@@ -67,7 +68,11 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> int:
     if run_id is not None:
         log.open(store, run_id, cluster.rank)
     sampled = Gpus({"CUDA_VISIBLE_DEVICES": env[NODE_GPUS]}) if NODE_GPUS in env else gpus
-    return _Member(plan, store=store, run_id=run_id, log=log, clock=clock, gpus=sampled).run()
+    member = _Member(plan, store=store, run_id=run_id, log=log, clock=clock, gpus=sampled)
+    code = member.run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # TensorFlow would take itself apart for seconds, and everything is written
 
 
 class _Member:
@@ -80,6 +85,8 @@ class _Member:
         self._log = log
         self._clock = clock
         self._gpus = gpus
+        self._trainer: Trainer | None = None
+        self._meeting: Rendezvous | None = None
         # Whoever gave us the run's id reads our shard and speaks for us; others only see our standard error.
         self._speaks_for_itself = run_id is None
 
@@ -104,6 +111,8 @@ class _Member:
         self._log.close()
         if error and self._speaks_for_itself:
             output.complain(f"in {self._log.phase}: {error}")
+        if self._meeting and not error:
+            self._meeting.close()
         return code
 
     def _train(self) -> None:
@@ -117,7 +126,7 @@ class _Member:
             log.forget_start()
         if strategy.cluster.meeting_point is None:
             strategy.cluster = mpi.locate(strategy.cluster, os.environ)
-        meeting = Rendezvous(strategy.cluster)
+        self._meeting = meeting = Rendezvous(strategy.cluster)
         strategy.cluster = meeting.cluster
         self._introduce(meeting)
         strategy.connect(meeting.exchange)
@@ -125,7 +134,8 @@ class _Member:
         sampler = self._start_sampler()
         try:
             log.enter("build")
-            trainer = self._build()
+            # Held to the end of the process: to let go of it takes TensorFlow seconds.
+            self._trainer = trainer = self._build()
             if trainer is None:
                 log.enter("serve")
                 meeting.exchange(b"")
@@ -138,7 +148,6 @@ class _Member:
                 log.shard.update_run(null_reasons={"telemetry": problem})
         meeting.exchange(b"")  # nobody leaves while another still needs it
         strategy.close()
-        meeting.close()
         mpi.leave()
 
     def _build(self) -> Trainer | None:

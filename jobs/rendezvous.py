@@ -12,13 +12,15 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 from jobs.cluster import ClusterEnv, ClusterError
 
 _RETRY_S = 0.1
 _HELLO_S = 5.0
 """How long a stranger that connects to rank 0 may keep it waiting."""
+_LEAVE_S = 10.0
+"""How long rank 0 waits for another process that has done its work to end."""
 _LENGTH = struct.Struct("!I")
 _MAX_FRAME = 1 << 24
 
@@ -70,8 +72,15 @@ class Rendezvous:
         return said
 
     def close(self) -> None:
-        """Ends the connections. Peers that still wait are told that this process has gone."""
+        """Takes leave, in the end: rank 0 returns when all others have, for their frameworks may need its to the last.
+
+        A peer that still waits for this process in `exchange` is told that it has gone.
+        """
         for peer in self._peers.values():
+            if self.cluster.rank == 0:
+                peer.settimeout(_LEAVE_S)
+                with suppress(OSError):
+                    peer.recv(1)  # nothing, when the other end is closed
             peer.close()
 
     def _send(self, rank: int, frames: list[bytes]) -> None:

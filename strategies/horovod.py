@@ -46,7 +46,7 @@ class Horovod(Strategy):
                 f"--controller mpi needs processes that MPI started, not {self.cluster.source}: use mpirun or "
                 "srun --mpi=..., or --controller gloo"
             )
-        _require_build_for_tensorflow()
+        require_build_for_tensorflow()
 
     def replicas(self, task: Task) -> int:
         return 1
@@ -120,7 +120,7 @@ class Horovod(Strategy):
         return {name: str(value) for name, value in wanted.items() if value is not None}
 
 
-def _require_build_for_tensorflow() -> None:
+def require_build_for_tensorflow() -> None:
     """Raises EnvironmentFault without a Horovod for the installed TensorFlow. Loads neither."""
     try:
         found = distribution("horovod")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -39,8 +39,19 @@ def test_everybody_hears_everybody_in_rank_order(size: int) -> None:
     for size_of_payload in (0, 3, 200_000):
         payloads = [bytes([rank]) * size_of_payload for rank in range(size)]
         assert exchange(meetings, payloads) == [payloads] * size
-    for meeting in meetings:
-        meeting.close()
+    with ThreadPoolExecutor(size) as pool:
+        for leaving in [pool.submit(meeting.close) for meeting in meetings]:
+            leaving.result(BOUND_S)
+
+
+def test_rank_zero_leaves_last() -> None:
+    meetings = meet(cluster_of(3))
+    with ThreadPoolExecutor(1) as pool:
+        leaving = pool.submit(meetings[0].close)
+        meetings[2].close()
+        assert not wait([leaving], timeout=0.3).done
+        meetings[1].close()
+        leaving.result(BOUND_S)
 
 
 def test_who_has_no_address_offers_one() -> None:
@@ -89,7 +100,7 @@ def test_who_leaves_is_missed_by_name() -> None:
         talks = [pool.submit(meeting.exchange, b"") for meeting in meetings[:2]]
         with pytest.raises(PeerGone, match=r"rank 2 \(127.0.0.1:\d+\) has gone"):
             talks[0].result(BOUND_S)
-        meetings[0].close()
+        meetings[0]._peers[1].close()
         with pytest.raises(PeerGone, match="rank 0 "):
             talks[1].result(BOUND_S)
 

@@ -108,10 +108,8 @@ def report(rates: dict[str, list[float]]) -> None:
         print(f"{name:22} {statistics.median(values):8.0f} images/s ({min(values):.0f} to {max(values):.0f})")
     for name in LOOPS[1:]:
         pairs = [mine / plain for mine, plain in zip(rates[name], rates[LOOPS[0]], strict=True)]
-        interval = median_interval(pairs)
-        print(
-            f"{name} / plain script: {statistics.median(pairs):.3f} (95% interval {interval.low:.3f} to {interval.high:.3f})"
-        )
+        span = median_interval(pairs)
+        print(f"{name} / {LOOPS[0]}: {statistics.median(pairs):.3f} (95% interval {span.low:.3f} to {span.high:.3f})")
 
 
 def main() -> int:
