@@ -26,6 +26,8 @@ class ExchangeConfig:
 
     all_reduce: AllReduce = "auto"
     """Collective of mirrored, mwms and central; auto leaves it to TensorFlow."""
+    parameter_device: str = "CPU:0"
+    """Where central keeps the weights: CPU:0, or one of the devices that compute, such as GPU:0."""
     num_ps: int | None = None
     """Parameter servers of ps, besides its workers [processes]. None is 1."""
     controller: Literal["auto", "gloo", "mpi"] = "auto"

@@ -6,18 +6,31 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from bench.errors import UsageError
 from jobs.cluster import Task
 from strategies.base import Strategy, Trainer, Workload
 
 
 class CentralStorage(Strategy):
-    """Parameters on the first CPU device; devices fetch them each step and send their gradients there."""
+    """Parameters on one device; all devices fetch them each step and send their gradients there."""
 
     name = "central"
     synchronous = True
     one_process = True
     all_reduces = ("auto", "reduction_to_one_device")
+    knobs = frozenset({"parameter_device"})
     no_xla = "each device reads weights that live on another"
+
+    def check(self) -> None:
+        super().check()
+        kind = self.resources.device_kind.upper()
+        devices = dict.fromkeys(["CPU:0", *(f"{kind}:{index}" for index in range(self.local_replicas))])
+        # TensorFlow takes any name, and silently uses the CPU for a GPU that is not there.
+        if self.exchange.parameter_device not in devices:
+            raise UsageError(
+                f"--parameter-device {self.exchange.parameter_device} is no device of this run: it has "
+                f"{', '.join(devices)}"
+            )
 
     def replicas(self, task: Task) -> int:
         return self.resources.devices or max(1, self.resources.num_gpus)
@@ -34,7 +47,7 @@ class CentralStorage(Strategy):
 
         # Left alone it takes one device where there is no GPU.
         distribution = tf.distribute.experimental.CentralStorageStrategy(
-            compute_devices=self._devices, parameter_device="CPU:0"
+            compute_devices=self._devices, parameter_device=self.exchange.parameter_device
         )
         build_model = workload.build_model
         workload = replace(workload, build_model=lambda: _with_state_of_first_replica(build_model))

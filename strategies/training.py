@@ -169,6 +169,8 @@ def compile_steps(
     if workload.numerics.xla:
         gradients_of = tf.function(gradients_of, jit_compile=True)
 
+    # The loop below needs AutoGraph; this does not, and rewriting all that it calls would double the time of tracing.
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def replica_step(
         images: tf.Tensor, labels: tf.Tensor, received: tf.Tensor, scale: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

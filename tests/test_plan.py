@@ -103,6 +103,12 @@ REFUSED = [
     ([f"--cores-per-device={CORES + 1}"], UsageError, f"this job may use {CORES}"),
     (["--dataset=mnist", "--data-dir=/nowhere"], UsageError, "data file 'mnist.npz' not found"),
     (["--strategy=central", "--num-workers=2"], UsageError, "runs in one process"),
+    (["--strategy=central", "--parameter-device=GPU:0"], UsageError, "GPU:0 is no device of this run: it has CPU:0"),
+    (
+        ["--strategy=mirrored", "--parameter-device=CPU:1"],
+        UsageError,
+        "--parameter-device has no effect under strategy",
+    ),
     (["--strategy=ps", "--devices-per-worker=2"], UsageError, "has no effect: use --num-workers 2"),
     (["--strategy=ps", "--num-ps=0"], UsageError, "--num-ps is 0: give a whole number of at least 1"),
     (["--strategy=mwms", "--num-ps=2"], UsageError, "--num-ps has no effect under strategy 'mwms': leave it out"),

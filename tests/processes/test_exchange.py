@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -31,6 +32,20 @@ def test_the_collective_asked_for_is_the_one_that_runs(
     assert done.returncode == 0, done.stderr
     run = benchmark.only_run()
     assert (run["requested_all_reduce"], run["actual_all_reduce"], run["xla"]) == (asked, actual, True)
+
+
+def test_the_weights_of_central_live_where_they_are_put(benchmark: Benchmark) -> None:
+    program = (
+        "import strategies.training as t\nweights = t.ReplicatedTrainer.weights\n"
+        "def tell(self, replica):\n"
+        "    devices = {v.value.device.rpartition('device:')[2] for v in self.model.trainable_variables}\n"
+        "    print('WEIGHTS', *devices)\n    return weights(self, replica)\n"
+        "t.ReplicatedTrainer.weights = tell"
+    )
+    done = faulty(benchmark, program, "--strategy=central", "--devices-per-worker=2", "--parameter-device=CPU:1")
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall("^WEIGHTS (.*)$", done.stdout, re.M)) == {"CPU:1"}
+    assert dict(benchmark.only_run()["exchange"]) == {"parameter_device": "CPU:1"}
 
 
 def test_horovods_knobs_are_turned_and_recorded(benchmark: Benchmark, tmp_path: Path) -> None:
