@@ -72,6 +72,8 @@ HEAVY = "{'tensorflow', 'keras', 'pandas', 'pyarrow', 'duckdb', 'matplotlib', 'p
         "from bench.run import main; main(['--help'])",
         "from bench.run import main; main(['--strategy=mwms', '--num-workers=2', '--dry-run', '--device=cpu'])",
         "from jobs.sweep import main; main(['--help'])",
+        "from bench.verify import main; main(['--help'])",
+        "from bench.doctor import main; main(['--help'])",
     ],
 )
 def test_no_framework_is_loaded_before_a_strategy_runs(code: str) -> None:

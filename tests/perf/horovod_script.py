@@ -22,13 +22,15 @@ from jobs.cluster import ClusterEnv
 from jobs.launch import free_ports
 from jobs.rendezvous import Rendezvous
 from strategies import load
-from strategies.base import ExchangeConfig, NumericsConfig, Resources, Workload
+from strategies.base import ExchangeConfig, NumericsConfig, Resources, Strategy
 
-MODEL, RANKS, BATCH, STEPS, ROUNDS = "mnist_cnn", 2, 64, 20, 60
+MODEL, RANKS, STEPS, ROUNDS = "mnist_cnn", 2, 20, 40
+BATCHES = (64, 8)
+"""Images a rank and step: much and little computing to hide a call's cost behind."""
 LOOPS = ("plain script", "ours, 1 step a call", "ours, 10 steps a call")
 
 
-def plain_loop(job: Workload) -> Callable[[], None]:
+def plain_loop(batch: int) -> Callable[[], None]:
     """In the manner of Horovod's own benchmark, with what Keras 3 needs to work at all."""
     import horovod.tensorflow as hvd
     import keras
@@ -38,8 +40,8 @@ def plain_loop(job: Workload) -> Callable[[], None]:
     optimizer = keras.optimizers.SGD(0.01)
     optimizer.build(model.trainable_variables)
     weights = [variable.value for variable in model.trainable_variables]
-    images = tf.random.uniform([BATCH, 28, 28, 1])
-    labels = tf.random.uniform([BATCH], maxval=10, dtype=tf.int32)
+    images = tf.random.uniform([batch, 28, 28, 1])
+    labels = tf.random.uniform([batch], maxval=10, dtype=tf.int32)
 
     @tf.function
     def step() -> Any:
@@ -67,13 +69,22 @@ def rank(cluster: ClusterEnv) -> None:
     )
     strategy = load("horovod")(cluster, resources, ExchangeConfig(), NumericsConfig())
     strategy.connect(meeting.exchange)
+    for batch in BATCHES:
+        rates = compare(strategy, meeting, batch)
+        if cluster.rank == 0:
+            report(batch, rates)
+    strategy.close()
+
+
+def compare(strategy: Strategy, meeting: Rendezvous, batch: int) -> dict[str, list[float]]:
+    """images/s of every loop in every round."""
     job = workload(
         model=MODEL,
         dataset="synthetic",
         data_dir=None,
         seed=1,
-        batch_per_device=BATCH,
-        global_batch=RANKS * BATCH,
+        batch_per_device=batch,
+        global_batch=RANKS * batch,
         steps=2 * STEPS * (ROUNDS + 1),
         numerics=NumericsConfig(),
     )
@@ -87,7 +98,7 @@ def rank(cluster: ClusterEnv) -> None:
 
         return run
 
-    loops = dict(zip(LOOPS, (plain_loop(job), ours(1), ours(10)), strict=True))
+    loops = dict(zip(LOOPS, (plain_loop(batch), ours(1), ours(10)), strict=True))
     rates: dict[str, list[float]] = {name: [] for name in loops}
     for round_number in range(ROUNDS + 1):
         # Every loop gets every place in the round equally often.
@@ -97,13 +108,13 @@ def rank(cluster: ClusterEnv) -> None:
             loops[name]()
             meeting.exchange(b"")
             if round_number:  # the first round traces
-                rates[name].append(RANKS * BATCH * STEPS / (time.perf_counter() - start))
-    strategy.close()
-    if cluster.rank == 0:
-        report(rates)
+                rates[name].append(RANKS * batch * STEPS / (time.perf_counter() - start))
+    return rates
 
 
-def report(rates: dict[str, list[float]]) -> None:
+def report(batch: int, rates: dict[str, list[float]]) -> None:
+    """A line for each loop, and the ratios."""
+    print(f"{RANKS} ranks, {batch} images each")
     for name, values in rates.items():
         print(f"{name:22} {statistics.median(values):8.0f} images/s ({min(values):.0f} to {max(values):.0f})")
     for name in LOOPS[1:]:

@@ -93,6 +93,7 @@ class SlurmCluster:
         (self.folder / "slurm.conf").write_text(conf)
         os.environ |= self.env
         self._start_munge()
+        self._remove_network()  # of a test run that was killed
         _run("ip", "link", "add", "tsbridge", "type", "bridge")
         _run("ip", "addr", "add", f"{_NET}.254/24", "dev", "tsbridge")
         _run("ip", "link", "set", "tsbridge", "up")
@@ -110,11 +111,14 @@ class SlurmCluster:
         for file in (*self.folder.glob("slurmd.*.pid"), self.folder / "slurmctld.pid", self.folder / "munge/pid"):
             if file.exists():
                 _end(int(file.read_text()))
+        self._remove_network()
+        os.environ.pop("SLURM_CONF", None)
+
+    def _remove_network(self) -> None:
         for number in self._numbers:
             _run("ip", "link", "del", f"ts.{number}", check=False)
             _run("ip", "netns", "del", f"ts-{number}", check=False)
         _run("ip", "link", "del", "tsbridge", check=False)
-        os.environ.pop("SLURM_CONF", None)
 
     @property
     def _numbers(self) -> range:

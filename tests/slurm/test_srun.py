@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -65,3 +67,16 @@ def test_a_strategy_of_one_process_says_what_to_type(slurm: SlurmCluster, benchm
     done = srun(slurm, benchmark, ["--ntasks-per-node=1"], "--strategy=mirrored")
     assert done.returncode == 2
     assert "strategy 'mirrored' runs in one process but a Slurm step has 2: start one process (srun -n 1" in done.stderr
+
+
+def test_the_doctor_looks_at_every_node_and_tells_what_differs(slurm: SlurmCluster, benchmark: Benchmark) -> None:
+    differs = 'test $SLURM_PROCID = 1 && export OMP_NUM_THREADS=1; exec "$@"'
+    doctor = [sys.executable, "-m", "bench.doctor", f"--results-dir={benchmark.results}"]
+    done = slurm.srun("-N2", "sh", "-c", differs, "sh", *doctor, env=clean_environment(), timeout=BOUND_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 on 2 host(s)" in done.stdout
+    assert re.search(r"^warn  thread settings +rank 1 \(node2\): OMP_NUM_THREADS=1", done.stdout, re.M)
+    for value, rank in (("none", "rank 0 (node1)"), ("1", "rank 1 (node2)")):
+        assert re.search(rf"^  OMP_NUM_THREADS +{value}: {re.escape(rank)}$", done.stdout, re.M)
+    assert re.search(r"^ok +clocks +node2 is 0\.\d ms", done.stdout, re.M)
+    assert done.stdout.count("TensorFlow  ") == 1
