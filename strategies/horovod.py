@@ -15,6 +15,7 @@ from jobs.mpi import check_launcher, check_size
 from strategies.base import Strategy, Trainer, Workload
 
 _HOW_TO_GET = "make setup builds it, or python -m jobs.build_horovod in an environment of yours"
+_HIERARCHICAL = "hierarchical_"
 _GLOO_TIMEOUT_S = "300"
 """Horovod's own 30 s are too short for hosts that load TensorFlow from a shared file system."""
 
@@ -77,8 +78,13 @@ class Horovod(Strategy):
         self._hvd = hvd
         check_size(self.cluster, hvd.size(), f"Horovod over {self._controller}")
         asked, actual = self.exchange.all_reduce, self._collective()
-        if asked not in ("auto", actual):
+        if asked not in ("auto", actual.removeprefix(_HIERARCHICAL)):
             raise EnvironmentFault(f"--all-reduce {asked}, but this Horovod reduces by {actual}: leave the flag out")
+        if self.exchange.hierarchical_all_reduce and not actual.startswith(_HIERARCHICAL):
+            raise EnvironmentFault(
+                f"--hierarchical-all-reduce needs NCCL, but this Horovod reduces by {actual}: leave the flag out, or "
+                f"build it with HOROVOD_GPU_OPERATIONS=NCCL ({_HOW_TO_GET})"
+            )
 
     def trainer(self, workload: Workload) -> Trainer:
         import tensorflow as tf
@@ -106,7 +112,7 @@ class Horovod(Strategy):
     def _collective(self) -> str:
         """What adds up the gradients, as the loaded library says."""
         if self.resources.device_kind == "gpu" and self._hvd.nccl_built():
-            return "hierarchical_nccl" if self.exchange.hierarchical_all_reduce else "nccl"
+            return f"{_HIERARCHICAL}nccl" if self.exchange.hierarchical_all_reduce else "nccl"
         return "mpi" if self._hvd.mpi_enabled() else "ring"
 
     def _knob_settings(self) -> dict[str, str]:

@@ -215,7 +215,7 @@ def test_a_corrupt_data_file_is_one_line_and_leaves_nothing_behind(benchmark: Be
         ([], tf_config([1, 2], 0), 2, "strategy 'single' runs in one process but TF_CONFIG has 2"),
         (["--strategy=mwms", "--num-workers=3"], tf_config([1, 2], 0), 2, "TF_CONFIG has 2 tasks"),
         (["--strategy=mwms", "--port-base=9000"], tf_config([1, 2], 0), 2, "TF_CONFIG names the ports"),
-        ([], {"SLURM_STEP_NUM_TASKS": "4"}, 2, "Slurm started 4 tasks"),
+        ([], {"HOROVOD_SIZE": "4"}, 2, "horovodrun started 4 processes, which it leaves no way to meet: use mpirun"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(
