@@ -12,6 +12,7 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	jobs/install_packages.sh g++=g++
 	$(PY) -m jobs.build_horovod || echo "Everything but --strategy horovod works without it."
 	touch $@
 
@@ -27,9 +28,9 @@ test: packages setup
 	.venv/bin/mypy
 	$(PY) -m pytest
 
-# Debian packages that only tests need, where root may install them.
+# A Slurm for the tests to start, where root may install it.
 packages:
-	tests/install_packages.sh
+	jobs/install_packages.sh ip=iproute2 munged=munge "slurmd=slurmctld slurmd slurm-client libpmix-dev"
 
 # Ratios that need a quiet machine: what the loop and the telemetry cost.
 perf: setup

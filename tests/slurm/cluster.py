@@ -1,4 +1,4 @@
-"""Starts and stops the daemons. Needs root with CAP_NET_ADMIN and the packages of tests/install_packages.sh."""
+"""Starts and stops the daemons. Needs root with CAP_NET_ADMIN and what `make packages` installs."""
 
 from __future__ import annotations
 

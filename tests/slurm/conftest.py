@@ -17,7 +17,7 @@ def why_not() -> str | None:
     if os.geteuid() != 0:
         return "a Slurm with nodes of their own needs root"
     missing = [name for name in ("slurmctld", "slurmd", "srun", "munged", "ip") if not shutil.which(name)]
-    return f"missing: {', '.join(missing)} (tests/install_packages.sh)" if missing else None
+    return f"missing: {', '.join(missing)} (make packages)" if missing else None
 
 
 @pytest.fixture(scope="session")
