@@ -34,10 +34,9 @@ from bench.config import OutputConfig
 from bench.errors import EnvironmentFault, ExitCode
 from bench.probes import Answer
 from bench.telemetry import Gpus
-from jobs import mpi
+from jobs import launchers, mpi
 from jobs.cluster import ClusterEnv, ClusterError
 from jobs.rendezvous import Rendezvous
-from jobs.slurm import expand_hosts
 from strategies import horovod
 
 if sys.version_info >= (3, 11):
@@ -256,7 +255,7 @@ def examine(results_dir: Path, cluster: ClusterEnv, env: Mapping[str, str]) -> t
         signal.setitimer(signal.ITIMER_REAL, _MEETING_S)
         try:
             # Only now: a process that has started MPI should start no others.
-            meeting = Rendezvous(cluster if cluster.meeting_point else mpi.locate(cluster, env))
+            meeting = Rendezvous(cluster if cluster.meeting_points else mpi.locate(cluster, env))
             reports, joint = consult(meeting, report, results_dir)
             shutil.rmtree(own, ignore_errors=True)
             meeting.exchange(b"")
@@ -275,7 +274,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit code: 0, 2 usage, 3 when a check fails, on every rank the same."""
     options = tyro.cli(Options, prog="python -m bench.doctor", args=list(argv))
     try:
-        cluster = ClusterEnv.from_env(os.environ, expand_hosts) or ClusterEnv.alone()
+        cluster = launchers.read(os.environ) or ClusterEnv.alone()
         reports, joint = examine(options.results_dir.absolute(), cluster, os.environ)
     except ClusterError as error:
         print(f"bench.doctor: {error}", file=sys.stderr)

@@ -14,8 +14,8 @@ from functools import partial
 from bench import frameworks
 from bench.config import parse
 from bench.errors import BenchError, ExitCode, UsageError
+from jobs import launchers
 from jobs.cluster import LAUNCHER_PID, ClusterEnv, ClusterError
-from jobs.slurm import expand_hosts
 from results.store import StoreError
 
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     config = parse(argv)
-    cluster = ClusterEnv.from_env(os.environ, expand_hosts)
+    cluster = launchers.read(os.environ)
     if LAUNCHER_PID in os.environ:
         from bench import worker
 
@@ -54,7 +54,7 @@ def _run(argv: Sequence[str]) -> int:
     from bench.telemetry import Gpus
 
     gpus = Gpus(os.environ)
-    launch_plan = plan_launch(config, cluster, gpus)
+    launch_plan = plan_launch(config, cluster, gpus, os.environ)
     if config.output.dry_run:
         show(launch_plan, argv)
         return 0

@@ -21,15 +21,16 @@ from importlib import import_module
 
 from bench import output
 from bench.clock import Clock
-from bench.config import MachineConfig, RunConfig
+from bench.config import RunConfig
 from bench.errors import EnvironmentFault, UsageError
 from bench.lifecycle import RUN_ID, describe_run, finish, new_run_id
+from bench.placement import cores_of_each, gpus_of_each, look
 from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
 from bench.provenance import cgroup_cores
 from bench.record import RUN_SHARD, Ending
 from bench.telemetry import Gpus
-from jobs.cluster import LAUNCHER_PID, NODE_GPUS, STARTED_NS, ClusterEnv, Task
-from jobs.launch import Outcome, Worker, free_ports, launch, share_cores
+from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, STARTED_NS, ClusterEnv
+from jobs.launch import Outcome, Worker, free_ports, launch
 from results.store import ShardContent, Store
 from strategies import load
 from strategies.base import Strategy
@@ -50,7 +51,9 @@ class LaunchPlan:
     """The places in the cluster to start here: all on a lone machine, one where a scheduler starts the processes."""
     cores: tuple[tuple[int, ...], ...]
     gpus: tuple[tuple[str, ...], ...] | None
-    """UUIDs each worker sees; None leaves CUDA_VISIBLE_DEVICES as it is."""
+    """UUIDs each worker uses; None on CPUs."""
+    sampled_gpus: tuple[tuple[str, ...], ...]
+    """UUIDs each worker samples: every GPU of the host once."""
 
     @property
     def answers_for_run(self) -> bool:
@@ -58,37 +61,40 @@ class LaunchPlan:
         return self.members[0].rank == 0
 
 
-def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus) -> LaunchPlan:
+def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus, env: Mapping[str, str]) -> LaunchPlan:
     """What to start here: this process's place in `cluster`, or, without one, all workers on this machine.
 
     Raises UsageError or EnvironmentFault, with nothing started.
     """
     members = _local_members(config) if cluster is None else (in_roles(config, cluster),)
-    cores = sorted(os.sched_getaffinity(0))
-    # A scheduler that binds its tasks has left each of them a part of the machine, which is not shared out again.
-    bound = cluster is not None and len(cores) < (os.cpu_count() or 1)
-    here = members[0].tasks if cluster is None else (members[0].task,) if bound else members[0].here
-    uuids = [uuid for handle in gpus.handles if (uuid := gpus.uuid(handle))]
-    shares = _share_gpus(config.machine, uuids, config.machine.num_workers or 1) if cluster is None else [tuple(uuids)]
-    resources = resources_of(config.machine, num_gpus=len(shares[0]), why_no_gpu=gpus.unavailable)
-    strategy = make_strategy(config, members[0], resources)
+    host = look(cluster, gpus, env)
+    me, here = members[0], members[0].here
+    mine = range(len(here)) if cluster is None else (cluster.local_rank,)
+    trains = [load(config.workload.strategy).trains(task) for task in here]
+    shares = [tuple(host.gpus)] * len(here) if host.own_gpus else gpus_of_each(config.machine, host.gpus, trains)
+    resources = resources_of(config.machine, num_gpus=len(shares[mine[0]]), why_no_gpu=gpus.unavailable)
+    strategy = make_strategy(config, me, resources)
     _check_num_workers(config, strategy, cluster)
-    blocks = _share_cores(config, strategy, cores, here)
-    training = [index for index, task in enumerate(here) if strategy.replicas(task)]
-    usable = min(len(set().union(*blocks)), cgroup_cores() or len(cores))
-    per_device = usable / max(1, sum(strategy.replicas(task) for task in here))
-    if cluster is None:
-        mine = tuple(blocks)
-        seen = tuple(shares[training.index(index)] if index in training else shares[0] for index in range(len(here)))
-    else:
-        mine, seen = (blocks[cluster.local_rank % len(here)],), None
+    replicas = [strategy.replicas(task) for task in ((me.task,) if host.own_cores else here)]
+    blocks = cores_of_each(config.machine, host.cores, replicas)
+    if host.own_cores:
+        blocks *= len(here)
+    usable = min(len(set().union(*blocks)), cgroup_cores() or len(host.cores))
+    training = next((index for index, count in enumerate(replicas) if count), 0)
+    sampled = [shares[index] if host.own_gpus else () for index in range(len(here))]
+    if not host.own_gpus:
+        sampled[0] = tuple(dict.fromkeys(uuid for share in shares for uuid in share))
     return LaunchPlan(
         plan=resolve(
-            config, strategy, cores_per_device=per_device, num_cores=len(blocks[training[0] if training else 0])
+            config,
+            strategy,
+            cores_per_device=usable / max(1, sum(replicas)),
+            num_cores=len(blocks[training]),
         ),
         members=members,
-        cores=mine,
-        gpus=seen if resources.device_kind == "gpu" else None,
+        cores=tuple(blocks[index] for index in mine),
+        gpus=tuple(shares[index] for index in mine) if resources.device_kind == "gpu" else None,
+        sampled_gpus=tuple(sampled[index] for index in mine),
     )
 
 
@@ -99,24 +105,6 @@ def _check_num_workers(config: RunConfig, strategy: Strategy, cluster: ClusterEn
             f"--num-workers {wanted}, but {cluster.source} has {cluster.size} tasks, {workers} of them workers: leave "
             "the flag out"
         )
-
-
-def _share_cores(
-    config: RunConfig, strategy: Strategy, cores: Sequence[int], here: Sequence[Task]
-) -> list[tuple[int, ...]]:
-    """Cores for each task of this machine: disjoint for those that train; who only serves may run on all of these."""
-    devices = [strategy.replicas(task) for task in here]
-    workers = sum(count > 0 for count in devices)
-    each = config.machine.cores_per_device and config.machine.cores_per_device * max(devices)
-    if each and each * workers > len(cores):
-        raise UsageError(
-            f"--cores-per-device {config.machine.cores_per_device} needs {each * workers} cores for {sum(devices)} "
-            f"devices on this machine, but this job may use {len(cores)}: lower it, or leave it out to share the cores"
-        )
-    blocks = share_cores(cores, max(1, workers), each or None)
-    everything = tuple(sorted(set().union(*blocks)))
-    turns = iter(blocks)
-    return [next(turns) if count else everything for count in devices]
 
 
 def _local_members(config: RunConfig) -> tuple[ClusterEnv, ...]:
@@ -138,21 +126,6 @@ def _local_members(config: RunConfig) -> tuple[ClusterEnv, ...]:
             f"port {error.filename} {why} on this machine: choose another --port-base, or leave it out"
         ) from None
     return tuple(ClusterEnv.local(rank, ports, roles) for rank in range(len(roles)))
-
-
-def _share_gpus(machine: MachineConfig, uuids: Sequence[str], count: int) -> list[tuple[str, ...]]:
-    """GPUs for each of `count` workers. Raises UsageError where they cannot be shared out evenly."""
-    if machine.device == "cpu" or not uuids:
-        return [()] * count
-    if machine.gpu_memory_mib and count > len(uuids):
-        return [(uuids[rank % len(uuids)],) for rank in range(count)]
-    each = len(uuids) // count if machine.devices_per_worker is None else min(len(uuids), machine.devices_per_worker)
-    if count > 1 and (each * count > len(uuids) or (machine.devices_per_worker is None and each * count < len(uuids))):
-        raise UsageError(
-            f"{count} workers cannot share {len(uuids)} GPU(s) evenly: choose --num-workers and --devices-per-worker "
-            "to fit, let workers share a GPU with --gpu-memory-mib, or measure the CPU with --device cpu"
-        )
-    return [tuple(uuids[rank * each : (rank + 1) * each]) if count > 1 else tuple(uuids) for rank in range(count)]
 
 
 def show(launch_plan: LaunchPlan, argv: Sequence[str]) -> None:
@@ -226,7 +199,7 @@ def _speak_for(member: ClusterEnv, ending: Ending) -> None:
     """Says why a worker ended that could not say so itself. Only whoever started rank 0 writes the record."""
     code = ending.exit_codes[member.rank]
     known = [task.address for rank, task in enumerate(member.tasks) if rank != member.rank and task.address]
-    others = ", ".join(known) or member.meeting_point or "asked by MPI"
+    others = ", ".join(known) or next(iter(member.meeting_points), None) or "asked by MPI"
     if ending.timeout_s is not None:
         output.complain(
             f"rank {member.rank}{_at(member)}: not finished after {ending.timeout_s:g} s. Look whether the "
@@ -294,8 +267,7 @@ def _workers(
             mine["CUDA_VISIBLE_DEVICES"] = "-1"  # a worker decides nothing anew
         elif launch_plan.gpus is not None:
             mine["CUDA_VISIBLE_DEVICES"] = ",".join(launch_plan.gpus[index])
-            if index == 0:
-                mine[NODE_GPUS] = ",".join(dict.fromkeys(uuid for share in launch_plan.gpus for uuid in share))
+            mine[SAMPLED_GPUS] = ",".join(launch_plan.sampled_gpus[index])
         command = [sys.executable, "-m", "bench.run", *argv]
         workers.append(Worker(rank=member.rank, argv=command, env=mine, cores=cores, target=in_fork))
     return workers

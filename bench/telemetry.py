@@ -23,9 +23,12 @@ class Gpus:
         self._nvml = nvml
         self.unavailable: str | None = None
         self.handles: list[Any] = []
+        self.installed = 0
+        """GPUs of this node, whether this process may use them or not."""
         try:
             nvml.nvmlInit()
             everyone = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+            self.installed = len(everyone)
             self.handles = self._visible(everyone, env.get("CUDA_VISIBLE_DEVICES"))
         except nvml.NVMLError as error:
             self.unavailable = f"NVML: {error}"

@@ -27,7 +27,7 @@ from bench.telemetry import Gpus, ProcessSampler, Sampler
 from bench.workloads import workload
 from bench.workloads.arithmetic import forward_flops
 from jobs import mpi
-from jobs.cluster import LAUNCHER_PID, NODE_GPUS, STARTED_NS, ClusterEnv, ClusterError
+from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, STARTED_NS, ClusterEnv, ClusterError
 from jobs.launch import die_with_launcher
 from jobs.rendezvous import PeerGone, Rendezvous
 from results.store import Store
@@ -67,8 +67,8 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoRet
     run_id = env.get(RUN_ID)
     if run_id is not None:
         log.open(store, run_id, cluster.rank)
-    sampled = Gpus({"CUDA_VISIBLE_DEVICES": env[NODE_GPUS]}) if NODE_GPUS in env else gpus
-    member = _Member(plan, store=store, run_id=run_id, log=log, clock=clock, gpus=sampled)
+    sampled = Gpus({"CUDA_VISIBLE_DEVICES": env[SAMPLED_GPUS]}) if env.get(SAMPLED_GPUS) else None
+    member = _Member(plan, store=store, run_id=run_id, log=log, clock=clock, gpus=gpus, sampled=sampled)
     code = member.run()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -78,13 +78,24 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoRet
 class _Member:
     """One rank of one run. `run_id` is None until the rendezvous where another host's supervisor chose it."""
 
-    def __init__(self, plan: Plan, *, store: Store, run_id: str | None, log: RankLog, clock: Clock, gpus: Gpus) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        store: Store,
+        run_id: str | None,
+        log: RankLog,
+        clock: Clock,
+        gpus: Gpus,
+        sampled: Gpus | None,
+    ) -> None:
         self._plan = plan
         self._store = store
         self._run_id = run_id
         self._log = log
         self._clock = clock
         self._gpus = gpus
+        self._sampled = sampled
         self._trainer: Trainer | None = None
         self._meeting: Rendezvous | None = None
         # Whoever gave us the run's id reads our shard and speaks for us; others only see our standard error.
@@ -124,7 +135,7 @@ class _Member:
         log.enter("rendezvous")
         if forked:
             log.forget_start()
-        if strategy.cluster.meeting_point is None:
+        if not strategy.cluster.meeting_points:
             strategy.cluster = mpi.locate(strategy.cluster, os.environ)
         self._meeting = meeting = Rendezvous(strategy.cluster)
         strategy.cluster = meeting.cluster
@@ -223,6 +234,7 @@ class _Member:
             "run_id": self._run_id,
             "hostname": socket.gethostname(),
             "settings": self._plan.fingerprint(),
+            "gpus": self._own_gpus(),
             "versions": {"TrainScale": __version__, **provenance.framework_versions()},
         }
         ranks = [json.loads(text) for text in meeting.exchange(json.dumps(me).encode())]
@@ -235,16 +247,25 @@ class _Member:
         if self._rank == 0:
             self._log.shard.update_run(num_nodes=len({rank["hostname"] for rank in ranks}))
 
+    def _own_gpus(self) -> list[str]:
+        """UUIDs of GPUs that no other rank may use."""
+        strategy = self._plan.strategy
+        whole = strategy.resources.device_kind == "gpu" and not strategy.resources.gpu_memory_mib
+        return (
+            [uuid for gpu in self._gpus.handles if (uuid := self._gpus.uuid(gpu))]
+            if whole and strategy.local_replicas
+            else []
+        )
+
     def _start_sampler(self) -> Sampler | None:
         period_s = self._plan.config.measure.telemetry_period
         if not period_s:
             return None
-        of_node = self._plan.strategy.cluster.local_rank == 0
         sampler = Sampler(
             period_s=period_s,
             clock=self._clock,
-            process=ProcessSampler(node_counters=of_node),
-            gpus=self._gpus if of_node and self._plan.strategy.resources.device_kind == "gpu" else None,
+            process=ProcessSampler(node_counters=self._plan.strategy.cluster.local_rank == 0),
+            gpus=self._sampled,
             write=self._log.shard.add_telemetry,
         )
         sampler.start()
@@ -288,6 +309,14 @@ def _compare(ranks: Sequence[dict[str, Any]]) -> None:
                 f"rank {rank} ({said['hostname']}) was started with other settings or devices than rank 0 "
                 f"({first['hostname']}): give every task the same command"
             )
+    users: dict[str, int] = {}
+    for rank, said in enumerate(ranks):
+        for uuid in said["gpus"]:
+            if users.setdefault(uuid, rank) != rank:
+                raise EnvironmentFault(
+                    f"ranks {users[uuid]} and {rank} ({said['hostname']}) would both train on {uuid}: give each task "
+                    "its own GPU (srun --gpus-per-task=1), or let them share it with --gpu-memory-mib"
+                )
 
 
 def _stop_on_signals() -> None:

@@ -7,12 +7,11 @@ let every process believe that it is alone.
 from __future__ import annotations
 
 import re
-import socket
 import sys
 from collections.abc import Mapping
 
 from jobs.cluster import ClusterEnv, ClusterError
-from jobs.launch import free_ports
+from jobs.rendezvous import offer
 
 _FITTING = {"Open MPI": "pmix", "MPICH": "pmi2"}
 """MPI library -> what `srun --mpi=` must be for it."""
@@ -70,7 +69,7 @@ def locate(cluster: ClusterEnv, env: Mapping[str, str]) -> ClusterEnv:
     MPI.Init_thread()
     world = MPI.COMM_WORLD
     check_size(cluster, world.Get_size(), f"{library()} of mpi4py")
-    places = world.allgather((socket.gethostname(), free_ports(1)[0]))
+    places = [address.rpartition(":")[::2] for address in world.allgather(offer(cluster))]
     one_host = len({host for host, _ in places}) == 1
     return cluster.with_addresses([f"{'127.0.0.1' if one_host else host}:{port}" for host, port in places])
 

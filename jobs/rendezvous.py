@@ -7,10 +7,13 @@ only hangs. The connections stay open, so that a process that has gone is notice
 from __future__ import annotations
 
 import errno
+import itertools
 import json
+import os
 import socket
 import struct
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
@@ -19,8 +22,12 @@ from jobs.cluster import ClusterEnv, ClusterError
 _RETRY_S = 0.1
 _HELLO_S = 5.0
 """How long a stranger that connects to rank 0 may keep it waiting."""
+_WELCOME_S = 30.0
+"""How long rank 0 may be busy with others before a process tries the next meeting point."""
+_WELCOME = b"welcome"
 _LEAVE_S = 10.0
 """How long rank 0 waits for another process that has done its work to end."""
+_FIRST_PORT, _NUM_PORTS = 20_000, 12_000
 _LENGTH = struct.Struct("!I")
 _MAX_FRAME = 1 << 24
 
@@ -49,26 +56,27 @@ class Rendezvous:
         self._peers: dict[int, socket.socket] = {}
         if cluster.size == 1:
             return
-        assert cluster.meeting_point is not None, "MPI has not told where to meet"
+        assert cluster.meeting_points, "MPI has not told where to meet"
         if cluster.rank == 0:
-            self._peers = dict(_welcome(cluster, _port(cluster.meeting_point)))
+            self._peers = dict(_welcome(cluster))
         else:
             if cluster.task.address:
                 _listener(cluster.task.port).close()  # the framework will want it: better to know now
             self._peers = {0: _call(cluster)}
         if any(task.address is None for task in cluster.tasks):
-            self.cluster = cluster.with_addresses([text.decode() for text in self.exchange(_offer().encode())])
+            self.cluster = cluster.with_addresses([text.decode() for text in self.exchange(offer(cluster).encode())])
 
     def exchange(self, payload: bytes) -> list[bytes]:
         """Gives `payload` to every process and returns all of them in rank order: also a barrier. Raises PeerGone."""
         if self.cluster.size == 1:
             return [payload]
         if self.cluster.rank:
-            self._send(0, [payload])
+            self._guard(0, lambda peer: peer.sendall(_packed([payload])))
             return self._receive(0)
         said = [payload, *(self._receive(rank)[0] for rank in range(1, self.cluster.size))]
+        answer = _packed(said)  # once: it is long where many meet
         for rank in self._peers:
-            self._send(rank, said)
+            self._guard(rank, lambda peer: peer.sendall(answer))
         return said
 
     def close(self) -> None:
@@ -83,9 +91,6 @@ class Rendezvous:
                     peer.recv(1)  # nothing, when the other end is closed
             peer.close()
 
-    def _send(self, rank: int, frames: list[bytes]) -> None:
-        self._guard(rank, lambda peer: _send(peer, frames))
-
     def _receive(self, rank: int) -> list[bytes]:
         frames: list[bytes] = []
         self._guard(rank, lambda peer: frames.extend(_receive(peer)))
@@ -99,9 +104,20 @@ class Rendezvous:
             raise PeerGone(f"rank {rank}{f' ({address})' if address else ''} has gone: look at what it said") from error
 
 
-def _welcome(cluster: ClusterEnv, port: int) -> Iterator[tuple[int, socket.socket]]:
+def offer(cluster: ClusterEnv) -> str:
+    """This host and a port of it that is free now. Each process of a job, and each job, begins to look elsewhere, and
+    none where systems take the ports of outgoing connections from."""
+    start = zlib.crc32(f"{cluster.job or os.getpid()} {cluster.rank}".encode())
+    for turn in range(_NUM_PORTS):
+        port = _FIRST_PORT + (start + turn) % _NUM_PORTS
+        with suppress(PortTaken), closing(_listener(port)):
+            return f"{socket.gethostname()}:{port}"
+    raise PortTaken(f"no port from {_FIRST_PORT} to {_FIRST_PORT + _NUM_PORTS - 1} is free on {socket.gethostname()}")
+
+
+def _welcome(cluster: ClusterEnv) -> Iterator[tuple[int, socket.socket]]:
     """(rank, connection) of every other process; strangers, and processes of another job, are turned away."""
-    with closing(_listener(port)) as listener:
+    with closing(_first_free(cluster)) as listener:
         listener.listen(cluster.size)
         missing = set(range(1, cluster.size))
         while missing:
@@ -109,45 +125,56 @@ def _welcome(cluster: ClusterEnv, port: int) -> Iterator[tuple[int, socket.socke
             peer.settimeout(_HELLO_S)
             try:
                 job, rank = json.loads(_receive(peer)[0])
+                if job != _job(cluster) or rank not in missing:
+                    raise ValueError("a process of another job")
+                peer.sendall(_packed([_WELCOME]))
+                _receive(peer)  # it may have given up while others were greeted
             except (OSError, ValueError):
                 peer.close()
                 continue
-            if job != _job(cluster) or rank not in missing:
-                peer.close()
-                continue
             _keep(peer)
-            _send(peer, [b"welcome"])
             missing.discard(rank)
             yield rank, peer
 
 
+def _first_free(cluster: ClusterEnv) -> socket.socket:
+    """Listens at the first meeting point that nobody else has taken."""
+    ports = list(dict.fromkeys(int(point.rpartition(":")[2]) for point in cluster.meeting_points))
+    for port in ports[:-1]:
+        with suppress(PortTaken):
+            return _listener(port)
+    return _listener(ports[-1])
+
+
 def _call(cluster: ClusterEnv) -> socket.socket:
     """The connection to rank 0, which may start later than this process."""
-    host, _, port = str(cluster.meeting_point).rpartition(":")
-    hello = json.dumps([_job(cluster), cluster.rank]).encode()
-    while True:
+    hello = _packed([json.dumps([_job(cluster), cluster.rank]).encode()])
+    for point in itertools.cycle(cluster.meeting_points):
+        host, _, port = point.rpartition(":")
         try:
             peer = socket.create_connection((host.strip("[]"), int(port)), timeout=_HELLO_S)
         except socket.gaierror as error:
             raise ClusterError(f"rank 0's host {host!r} is not known here ({error.strerror})") from error
         except OSError:
-            time.sleep(_RETRY_S)
+            time.sleep(_RETRY_S / len(cluster.meeting_points))
             continue
         try:
-            _send(peer, [hello])
-            peer.settimeout(None)  # rank 0 greets one after another
-            if _receive(peer) == [b"welcome"]:
+            peer.settimeout(_WELCOME_S)
+            peer.sendall(hello)
+            if _receive(peer) == [_WELCOME]:
+                peer.sendall(_packed([]))
                 _keep(peer)
                 return peer
         except (OSError, ValueError):
             pass  # something else answers there, or rank 0 went away: it may come yet
         peer.close()
         time.sleep(_RETRY_S)
+    raise AssertionError("there is no meeting point")
 
 
 def _job(cluster: ClusterEnv) -> str:
     """What only the processes of one job say alike. Not a secret: it keeps strays apart, not intruders."""
-    return f"trainscale, {cluster.size} by {cluster.source}, {cluster.meeting_point}"
+    return f"trainscale, {cluster.size} by {cluster.source}, {cluster.job or cluster.meeting_points[0]}"
 
 
 def _listener(port: int) -> socket.socket:
@@ -166,24 +193,14 @@ def _listener(port: int) -> socket.socket:
     return listener
 
 
-def _offer() -> str:
-    """This host and a free port of it."""
-    with closing(_listener(0)) as free:
-        return f"{socket.gethostname()}:{free.getsockname()[1]}"
-
-
-def _port(address: str) -> int:
-    return int(address.rpartition(":")[2])
-
-
 def _keep(peer: socket.socket) -> None:
     peer.settimeout(None)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host that vanishes closes nothing
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _send(peer: socket.socket, frames: list[bytes]) -> None:
-    peer.sendall(b"".join([_LENGTH.pack(len(frames)), *(_LENGTH.pack(len(f)) + f for f in frames)]))
+def _packed(frames: list[bytes]) -> bytes:
+    return b"".join([_LENGTH.pack(len(frames)), *(_LENGTH.pack(len(f)) + f for f in frames)])
 
 
 def _receive(peer: socket.socket) -> list[bytes]:

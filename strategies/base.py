@@ -208,6 +208,11 @@ class Strategy(ABC):
         """The role of every process of a job with so many workers, in rank order."""
         return ["worker"] * num_workers
 
+    @classmethod
+    def trains(cls, task: Task) -> bool:
+        """Whether a process in that role computes gradients; otherwise it coordinates or serves."""
+        return True
+
     def check(self) -> None:
         """Raises UsageError for what this strategy cannot do here, before anything is allocated."""
         if self.one_process and self.cluster.size > 1:

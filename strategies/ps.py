@@ -49,8 +49,12 @@ class ParameterServer(Strategy):
                 f"--num-ps {self.exchange.num_ps}, but {self.cluster.source} names {self.num_ps}: leave the flag out"
             )
 
+    @classmethod
+    def trains(cls, task: Task) -> bool:
+        return task.role == "worker"
+
     def replicas(self, task: Task) -> int:
-        return int(task.role == "worker")
+        return int(self.trains(task))
 
     def connect(self, exchange: Callable[[bytes], list[bytes]]) -> None:
         import tensorflow as tf

@@ -29,7 +29,7 @@ def test_a_run_prints_what_reframe_and_tf_cnn_benchmarks_match(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, [])
-    plan = plan_launch(parse(["--strategy=mwms", "--num-workers=2", "--batch-size=32"]), None, Gpus({})).plan
+    plan = plan_launch(parse(["--strategy=mwms", "--num-workers=2", "--batch-size=32"]), None, Gpus({}), {}).plan
     print_header(plan)
     print_iter(plan, {"num_batches": 10, "duration_s": 0.25}, 3)
     print_summary(SUMMARY, as_json=True)

@@ -21,7 +21,7 @@ FOUR_GPUS = [H200 | {"uuid": f"GPU-{index}".encode()} for index in range(4)]
 
 
 def planned(*flags: str) -> LaunchPlan:
-    return plan_launch(parse(flags), None, Gpus({}))
+    return plan_launch(parse(flags), None, Gpus({}), {})
 
 
 def fields(*flags: str) -> dict[str, Any]:
@@ -179,8 +179,8 @@ def test_a_parameter_server_job_has_roles_by_rank() -> None:
 
 def launched(size: int, *flags: str) -> LaunchPlan:
     """The first of `size` processes that mpirun started."""
-    cluster = ClusterEnv("mpirun of MPI", 0, (Task("worker"),) * size, 0, size, None, None)
-    return plan_launch(parse(flags), cluster, Gpus({}))
+    cluster = ClusterEnv("mpirun of MPI", 0, (Task("worker"),) * size, 0, size)
+    return plan_launch(parse(flags), cluster, Gpus({}), {})
 
 
 def test_a_job_of_mpirun_gets_its_roles_from_its_ranks() -> None:
@@ -222,7 +222,7 @@ def test_roles_that_tf_config_names_must_make_a_parameter_server_job(
 ) -> None:
     tasks = tuple(Task(role, f"127.0.0.1:{1000 + index}") for index, role in enumerate(roles))
     with pytest.raises(UsageError) as caught:
-        plan_launch(parse(["--strategy=ps", *flags]), ClusterEnv.of_tasks("TF_CONFIG", 0, tasks), Gpus({}))
+        plan_launch(parse(["--strategy=ps", *flags]), ClusterEnv.of_tasks("TF_CONFIG", 0, tasks), Gpus({}), {})
     assert message in str(caught.value)
 
 
@@ -243,7 +243,7 @@ def test_a_missing_horovod_or_one_for_another_tensorflow_says_how_to_get_it(monk
 def joined(index: int, hosts: list[str], *flags: str) -> LaunchPlan:
     tasks = tuple(Task("worker", f"{host}:1{i}") for i, host in enumerate(hosts))
     cluster = ClusterEnv.of_tasks("TF_CONFIG", index, tasks)
-    return plan_launch(parse(["--strategy=mwms", *flags]), cluster, Gpus({}))
+    return plan_launch(parse(["--strategy=mwms", *flags]), cluster, Gpus({}), {})
 
 
 def test_a_task_of_a_cluster_starts_itself_alone_and_shares_its_host() -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
-from jobs.cluster import ClusterEnv, ClusterError, Task
+from jobs.cluster import SLURM, ClusterEnv, ClusterError, Task
 from jobs.launch import free_ports
 from jobs.rendezvous import PeerGone, PortTaken, Rendezvous
 
@@ -58,7 +58,12 @@ def test_who_has_no_address_offers_one() -> None:
     (port,) = free_ports(1)
     unmet = [
         ClusterEnv(
-            "mpirun of MPI", rank, (Task("chief"), Task("worker"), Task("ps")), rank, 3, f"127.0.0.1:{port}", None
+            "mpirun of MPI",
+            rank,
+            (Task("chief"), Task("worker"), Task("ps")),
+            rank,
+            3,
+            meeting_points=(f"127.0.0.1:{port}",),
         )
         for rank in range(3)
     ]
@@ -91,6 +96,35 @@ def test_strangers_and_processes_of_other_jobs_are_turned_away() -> None:
         # The stray finds its own rank 0 there in the end, and meets that.
         own = Rendezvous(ClusterEnv.local(0, [task.port for task in other.tasks], ["worker"] * 2))
         assert exchange([own, stray.result(BOUND_S)], [b"x", b"y"]) == [[b"x", b"y"]] * 2
+
+
+def test_two_jobs_that_would_meet_at_one_port_both_meet() -> None:
+    """Both have the same candidates, as jobs on one host may; only their names differ."""
+    points = tuple(f"127.0.0.1:{port}" for port in free_ports(3))
+    jobs = [
+        [ClusterEnv(SLURM, rank, (Task("worker"),) * 3, rank, 3, meeting_points=points, job=job) for rank in range(3)]
+        for job in ("17.0", "18.0")
+    ]
+    with ThreadPoolExecutor(6) as pool:
+        waiting = [[pool.submit(Rendezvous, cluster) for cluster in reversed(job)] for job in jobs]
+        meetings = [[future.result(BOUND_S) for future in reversed(job)] for job in waiting]
+    ports = [{task.port for task in meeting[0].cluster.tasks} for meeting in meetings]
+    assert not ports[0] & ports[1]
+    for job in meetings:
+        assert exchange(job, [b"a", b"b", b"c"]) == [[b"a", b"b", b"c"]] * 3
+
+
+def test_a_service_that_never_answers_at_the_first_meeting_point_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.rendezvous._WELCOME_S", 0.2)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        points = (f"127.0.0.1:{mute.getsockname()[1]}", f"127.0.0.1:{free_ports(1)[0]}")
+        clusters = [
+            ClusterEnv(SLURM, rank, (Task("worker"),) * 2, rank, 2, meeting_points=points, job="1.0") for rank in (0, 1)
+        ]
+        meetings = meet(clusters)
+    assert exchange(meetings, [b"a", b"b"]) == [[b"a", b"b"]] * 2
 
 
 def test_who_leaves_is_missed_by_name() -> None:

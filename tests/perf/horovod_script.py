@@ -18,6 +18,7 @@ from typing import Any
 from analysis.stats import median_interval
 from bench import frameworks
 from bench.workloads import MODELS, build_model, workload
+from jobs import launchers
 from jobs.cluster import ClusterEnv
 from jobs.launch import free_ports
 from jobs.rendezvous import Rendezvous
@@ -128,7 +129,7 @@ def main() -> int:
     ports = free_ports(RANKS)
     clusters = [ClusterEnv.local(number, ports, ["worker"] * RANKS) for number in range(RANKS)]
     if "TF_CONFIG" in os.environ:
-        cluster = ClusterEnv.from_env(os.environ, str.split)
+        cluster = launchers.read(os.environ)
         assert cluster is not None
         rank(cluster)
         return 0

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.benchmark import ROOT
+
 BOUND_S = 20
-_NET = "10.78.0"
-_FIRST_PORT = 17_200
 
 # One `key=value` a line, else Slurm takes the rest of the line for the value.
 _CONF = """\
@@ -43,8 +45,12 @@ SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0
 ReturnToService=2
 KillWait=5
-NodeName=node[1-{nodes}] NodeAddr={net}.[1-{nodes}] Port=[{first}-{last}] CPUs={cpus} RealMemory=4000
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+GresTypes=gpu
+JobCompType=jobcomp/filetxt
+JobCompLoc={folder}/jobcomp.txt
+NodeName=node[1-{nodes}] NodeAddr={net}.[1-{nodes}] Port=[{first}-{last}] CPUs={cpus} RealMemory=4000 Gres=gpu:{gpus}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES
+PartitionName=closed Nodes=ALL State=DOWN
 """
 
 
@@ -54,20 +60,52 @@ def _run(*words: str, check: bool = True) -> str:
 
 @dataclass
 class SlurmCluster:
-    """`nodes` nodes named node1, node2, ... whose files lie in `folder`."""
+    """`nodes` nodes named node1, node2, ... whose files lie in `folder`, with 10.`network`.0.1, ... for addresses."""
 
     folder: Path
-    nodes: int = 2
-    cpus: int = 2
+    network: int = 78
+    """Clusters on one machine need different ones."""
+    nodes: int = 12
+    cpus: int = 4
+    gpus: int = 2
 
     @property
     def env(self) -> dict[str, str]:
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
+    def call(self, *words: str, env: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+        """Runs a command of the cluster's user."""
+        return subprocess.run(
+            words, env=env | self.env, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
+        )
+
     def srun(self, *words: str, env: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-        command = ["srun", *words]
-        env = env | self.env
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+        return self.call("srun", *words, env=env, timeout=timeout)
+
+    def sbatch(
+        self, *options: str, script: str, env: dict[str, str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a bash script as a job to its end; its output, and the exit code that Slurm tells of it."""
+        file = self.folder / "job.sh"
+        file.write_text(f"#!/bin/bash\n{script}")
+        output = self.folder / "job.out"
+        submitted = self.call(
+            "sbatch", "--parsable", f"--output={output}", *options, str(file), env=env, timeout=BOUND_S
+        )
+        assert submitted.returncode == 0, submitted.stderr
+        state, code = self.wait_for(submitted.stdout.strip(), timeout)
+        return subprocess.CompletedProcess(state, code, output.read_text())
+
+    def wait_for(self, job: str, timeout: float) -> tuple[str, int]:
+        """(state, exit code) of a job when it has ended."""
+        deadline = time.monotonic() + timeout
+        while True:
+            shown = _run("scontrol", "--oneliner", "show", "job", job)
+            state, code, signum = re.findall(r" JobState=(\w+) .* ExitCode=(\d+):(\d+) ", shown)[0]
+            if state not in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING"):
+                return state, int(code) or (128 + int(signum) if int(signum) else 0)
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.1)
 
     def start(self) -> None:
         """Returns when every node is idle."""
@@ -76,27 +114,29 @@ class SlurmCluster:
         for path in (self.folder, *self.folder.parents):  # munge wants its socket to be reachable for everybody
             if path.is_relative_to("/tmp") and path != Path("/tmp"):  # noqa: S108
                 path.chmod(0o755)
-        hosts = [f"{_NET}.{number} node{number}\n" for number in self._numbers]
+        hosts = [f"{self._net}.{number} node{number}\n" for number in self._numbers]
         (self.folder / "hosts").write_text(Path("/etc/hosts").read_text() + "".join(hosts))
         # Not used, but without it slurmd looks for a cgroup that a container lacks, and ends.
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         conf = _CONF.format(
             folder=self.folder,
-            net=_NET,
+            net=self._net,
             controller=socket.gethostname(),
-            port=_FIRST_PORT,
-            first=_FIRST_PORT + 1,
-            last=_FIRST_PORT + self.nodes,
+            port=self._port,
+            first=self._port + 1,
+            last=self._port + self.nodes,
             nodes=self.nodes,
             cpus=self.cpus,
+            gpus=self.gpus,
         )
         (self.folder / "slurm.conf").write_text(conf)
         os.environ |= self.env
+        self._make_gpus()
         self._start_munge()
         self._remove_network()  # of a test run that was killed
-        _run("ip", "link", "add", "tsbridge", "type", "bridge")
-        _run("ip", "addr", "add", f"{_NET}.254/24", "dev", "tsbridge")
-        _run("ip", "link", "set", "tsbridge", "up")
+        _run("ip", "link", "add", self._bridge, "type", "bridge")
+        _run("ip", "addr", "add", f"{self._net}.254/24", "dev", self._bridge)
+        _run("ip", "link", "set", self._bridge, "up")
         self._start_daemon("slurmctld")
         for number in self._numbers:
             self._start_node(number)
@@ -116,13 +156,34 @@ class SlurmCluster:
 
     def _remove_network(self) -> None:
         for number in self._numbers:
-            _run("ip", "link", "del", f"ts.{number}", check=False)
-            _run("ip", "netns", "del", f"ts-{number}", check=False)
-        _run("ip", "link", "del", "tsbridge", check=False)
+            _run("ip", "link", "del", f"ts{self.network}.{number}", check=False)
+            _run("ip", "netns", "del", f"ts{self.network}-{number}", check=False)
+        _run("ip", "link", "del", self._bridge, check=False)
+
+    @property
+    def _net(self) -> str:
+        return f"10.{self.network}.0"
+
+    @property
+    def _port(self) -> int:
+        return 10_000 + 100 * self.network
+
+    @property
+    def _bridge(self) -> str:
+        return f"ts{self.network}"
 
     @property
     def _numbers(self) -> range:
         return range(1, self.nodes + 1)
+
+    def _make_gpus(self) -> None:
+        """Devices that the scheduler counts and hands out as GPUs; no driver knows them."""
+        lines = []
+        for number in range(self.gpus):
+            device = self.folder / f"gpu{number}"
+            os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+            lines.append(f"Name=gpu File={device}\n")
+        (self.folder / "gres.conf").write_text("".join(lines))
 
     def _start_munge(self) -> None:
         folder = self.folder / "munge"
@@ -133,11 +194,11 @@ class SlurmCluster:
         self._start_daemon("munged", *(f"--{option}={folder / name}" for option, name in files.items()))
 
     def _start_node(self, number: int) -> None:
-        name, inside, outside = f"node{number}", f"ts-{number}", f"ts.{number}"
+        name, inside, outside = f"node{number}", f"ts{self.network}-{number}", f"ts{self.network}.{number}"
         _run("ip", "netns", "add", inside)
         _run("ip", "link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", inside)
-        _run("ip", "link", "set", outside, "master", "tsbridge", "up")
-        _run("ip", "-n", inside, "addr", "add", f"{_NET}.{number}/24", "dev", "eth0")
+        _run("ip", "link", "set", outside, "master", self._bridge, "up")
+        _run("ip", "-n", inside, "addr", "add", f"{self._net}.{number}/24", "dev", "eth0")
         for device in ("eth0", "lo"):
             _run("ip", "-n", inside, "link", "set", device, "up")
         hosts = shlex.quote(str(self.folder / "hosts"))
