@@ -6,27 +6,18 @@ dashes: `num-iters = 20` or `num_iters = 20`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import itertools
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
 from bench.errors import UsageError, unknown_name
+from jobs import command_line
+from jobs.command_line import Refused, file_words, flag, value_of
 from strategies.base import ExchangeConfig, NumericsConfig
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _MAX_PORT = 65535
 
@@ -84,6 +75,8 @@ class MachineConfig:
 
     num_workers: int | None = None
     """Worker processes to start on this machine [processes]. None is 1, or all that a cluster started."""
+    num_processes: int | None = None
+    """The same with coordinator and servers counted in, as tasks under srun are [processes]. Excludes --num-workers."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Kind of device; auto is gpu where the NVIDIA driver shows one."""
     devices_per_worker: int | None = None
@@ -102,11 +95,16 @@ class MachineConfig:
     """Bound on the whole run [s]; then every process is ended, exit 124."""
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "devices_per_worker", "cores_per_device", "gpu_memory_mib"):
-            _positive(_flag(name), getattr(self, name))
+        if self.num_workers is not None and self.num_processes is not None:
+            raise UsageError("--num-workers and --num-processes exclude each other: give one of them")
+        for name in ("num_workers", "num_processes", "devices_per_worker", "cores_per_device", "gpu_memory_mib"):
+            _positive(flag(name), getattr(self, name))
         _positive("--intra-op-threads", self.intra_op_threads)
         _positive("--inter-op-threads", self.inter_op_threads)
-        if self.port_base is not None and not 1 <= self.port_base <= _MAX_PORT - (self.num_workers or 1) + 1:
+        if (
+            self.port_base is not None
+            and not 1 <= self.port_base <= _MAX_PORT - (self.num_processes or self.num_workers or 1) + 1
+        ):
             raise UsageError(f"--port-base is {self.port_base}: every worker's port must be within 1 to {_MAX_PORT}")
         if not self.timeout > 0:
             raise UsageError(f"--timeout is {self.timeout:g}: give a number of seconds above 0")
@@ -122,6 +120,8 @@ class OutputConfig:
     """Your name for this configuration. None is made of strategy, model and devices."""
     results_dir: Path = Path("results/data")
     """Where the tables are kept [path]."""
+    sweep_task: str | None = None
+    """What jobs.sweep calls this run, and finds it by."""
     evidence: Path | None = None
     """Folder for what bench.verify compares: losses, samples and weights of every rank [path]; dropout is off."""
     dry_run: FlagCreatePairsOff[bool] = False
@@ -159,56 +159,21 @@ class RunConfig:
 
 def parse(argv: Sequence[str]) -> RunConfig:
     """The configuration of a command line. Raises UsageError; exits as tyro does for --help."""
-    path = _config_path(argv)
-    from_file = _flags_of(Path(path)) if path else []
-    said = io.StringIO()
+    known = sorted(f.name for group in RunConfig().groups() for f in dataclasses.fields(group))
+
+    def unknown(key: str) -> str:
+        return str(unknown_name("setting", key, [name.replace("_", "-") for name in known]))
+
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(RunConfig, prog="python -m bench.run", args=[*from_file, *argv])
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        # tyro draws a box for people; here an error is one line.
-        words = re.sub(r"[^\x20-\x7e]+", " ", said.getvalue().replace("\n", " ")).partition("For full helptext")[0]
-        raise UsageError(f"{' '.join(words.split())}; see --help") from None
-
-
-def _config_path(argv: Sequence[str]) -> str | None:
-    for word, after in itertools.pairwise([*argv, None]):
-        if word == "--config":
-            return after
-        if word and word.startswith("--config="):
-            return word.partition("=")[2]
-    return None
-
-
-def _flags_of(path: Path) -> list[str]:
-    """The settings of a TOML file as flags, to stand before those of the command line, which then win."""
-    try:
-        settings = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UsageError(f"--config {str(path)!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {str(path)!r} is not TOML: {error}") from None
-    known = {_flag(f.name) for group in RunConfig().groups() for f in dataclasses.fields(group)}
-    flags: list[str] = []
-    for key, value in settings.items():
-        flag = _flag(key)
-        if flag not in known:
-            raise UsageError(f"{path}: {unknown_name('setting', key, sorted(name[2:] for name in known))}")
-        if isinstance(value, dict | list):
-            raise UsageError(f"{path}: {key} is {value!r}: a setting has one value")
-        # A switch is there or not; everything else carries its value in the same word, which may start with a dash.
-        flags += ([flag] if value else []) if isinstance(value, bool) else [f"{flag}={value}"]
-    return flags
+        path = value_of(argv, "config")
+        from_file = file_words(Path(path), "--config", known, unknown, plain=True) if path else []
+        return command_line.parse(RunConfig, "python -m bench.run", [*from_file, *argv])
+    except Refused as error:
+        raise UsageError(str(error)) from None
 
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _positive(flag: str, value: int | None) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from typing import Any
 
 from bench import frameworks, output, provenance
 from bench.errors import ExitCode
@@ -18,12 +18,7 @@ RUN_ID = "TRAINSCALE_RUN_ID"
 """Variable in which whoever starts rank 0 tells its workers the run's id."""
 
 
-def new_run_id(started_at: datetime) -> str:
-    """Unique, and sorts by time."""
-    return f"{started_at:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-
-
-def describe_run(shard: Shard, plan: Plan, env: Mapping[str, str], gpus: Gpus) -> None:
+def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str], gpus: Gpus) -> None:
     """Writes what this host can tell of the run: where it runs, and why some columns will be null."""
     fields, reasons = provenance.of_host(env, gpus)
     if plan.strategy.requested_all_reduce is None:
@@ -44,10 +39,24 @@ def describe_run(shard: Shard, plan: Plan, env: Mapping[str, str], gpus: Gpus) -
         for column in ("import_s", "startup_time_s"):
             reasons[column] = "TensorFlow was loaded once, before the processes were forked"
     shard.update_run(
+        **_batch_job(store, plan, env),
         preloaded=preloaded,
         provenance=fields,
         null_reasons=reasons,
     )
+
+
+def _batch_job(store: Store, plan: Plan, env: Mapping[str, str]) -> dict[str, Any]:
+    """The job that this run is part of and, where Slurm has requeued it, the run that was cut off."""
+    job_id = next((env[name] for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID") if env.get(name)), None)
+    if "SLURM_JOB_ID" not in env:
+        return {"job_id": job_id}
+    count = int(env.get("SLURM_RESTART_COUNT") or 0)
+    fields = plan.run_fields()
+    same = {name: fields[name] for name in ("experiment", "label", "sweep_task", "strategy", "model", "global_batch")}
+    earlier = (store.newest_run(job_id=job_id, restart_count=n, **same) for n in reversed(range(count)))
+    cut_off = next((run_id for run_id in earlier if run_id), None)
+    return {"job_id": job_id, "restart_count": count, "restart_of": cut_off}
 
 
 def finish(store: Store, run_id: str, shards: list[ShardContent], ending: Ending, *, as_json: bool) -> int:

@@ -41,6 +41,7 @@ class Plan:
             "schema_version": SCHEMA_VERSION,
             "experiment": config.output.experiment,
             "label": config.output.label or default_label,
+            "sweep_task": config.output.sweep_task,
             "strategy": strategy.name,
             "synchronous": strategy.synchronous,
             "requested_all_reduce": strategy.requested_all_reduce,

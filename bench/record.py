@@ -42,10 +42,10 @@ class Ending:
     @property
     def exit_code(self) -> int:
         """What these processes alone would make of the run."""
+        if self.timeout_s is not None or self.signum == signal.SIGUSR1:
+            return ExitCode.TIMEOUT
         if self.signum is not None:
             return 128 + self.signum
-        if self.timeout_s is not None:
-            return ExitCode.TIMEOUT
         failed = self.exit_codes.get(self.first_failed, 0) if self.first_failed is not None else 0
         return failed if failed >= 0 else int(ExitCode.WORKLOAD)
 
@@ -130,6 +130,9 @@ def _device_name(run: Mapping[str, Any]) -> str | None:
 
 def _verdict(run: Mapping[str, Any], ranks: list[dict[str, Any]], ending: Ending) -> dict[str, Any]:
     """status, exit_code, error, failed_rank and failed_phase of the run."""
+    if ending.signum == signal.SIGUSR1:
+        error = "stopped by SIGUSR1, the job's time limit is near: ask the batch system for more time, or measure less"
+        return _outcome("timeout", ExitCode.TIMEOUT, error)
     if ending.signum is not None:
         name = signal.Signals(ending.signum).name
         return _outcome("interrupted", 128 + ending.signum, f"stopped by {name}")

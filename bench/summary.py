@@ -10,7 +10,7 @@ import numpy as np
 from bench.record import Tables
 
 _IDENTITY = (
-    *("run_id", "experiment", "label", "status", "exit_code", "error", "failed_rank", "failed_phase"),
+    *("run_id", "experiment", "label", "sweep_task", "status", "exit_code", "error", "failed_rank", "failed_phase"),
     *("strategy", "model", "dataset", "num_devices", "device_kind", "batch_per_device", "global_batch"),
 )
 

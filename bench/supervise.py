@@ -23,15 +23,15 @@ from bench import output
 from bench.clock import Clock
 from bench.config import RunConfig
 from bench.errors import EnvironmentFault, UsageError
-from bench.lifecycle import RUN_ID, describe_run, finish, new_run_id
+from bench.lifecycle import RUN_ID, describe_run, finish
 from bench.placement import cores_of_each, gpus_of_each, look
 from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
 from bench.provenance import cgroup_cores
 from bench.record import RUN_SHARD, Ending
 from bench.telemetry import Gpus
 from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, STARTED_NS, ClusterEnv
-from jobs.launch import Outcome, Worker, free_ports, launch
-from results.store import ShardContent, Store
+from jobs.launch import STOP_SIGNALS, Outcome, Worker, free_ports, launch
+from results.store import ShardContent, Store, new_run_id
 from strategies import load
 from strategies.base import Strategy
 
@@ -99,6 +99,10 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus, env: 
 
 
 def _check_num_workers(config: RunConfig, strategy: Strategy, cluster: ClusterEnv | None) -> None:
+    if cluster is not None and config.machine.num_processes not in (None, cluster.size):
+        raise UsageError(
+            f"--num-processes {config.machine.num_processes}, but {cluster.source} has {cluster.size}: leave it out"
+        )
     wanted, workers = config.machine.num_workers, sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks)
     if cluster is not None and wanted not in (None, workers):
         raise UsageError(
@@ -108,14 +112,22 @@ def _check_num_workers(config: RunConfig, strategy: Strategy, cluster: ClusterEn
 
 
 def _local_members(config: RunConfig) -> tuple[ClusterEnv, ...]:
-    count = config.machine.num_workers or 1
     strategy = load(config.workload.strategy)
+    if (processes := config.machine.num_processes) is not None:
+        count = processes - len(strategy.roles(0, config.exchange))
+        if count < 1:
+            raise UsageError(
+                f"--num-processes {processes} leaves no worker: strategy {config.workload.strategy!r} needs "
+                f"{processes - count} other(s) besides"
+            )
+    else:
+        count = config.machine.num_workers or 1
     roles = strategy.roles(count, config.exchange)
     if len(roles) == 1:
         return (ClusterEnv.alone(),)
     if strategy.one_process:
         raise UsageError(
-            f"strategy {config.workload.strategy!r} runs in one process, so --num-workers {count} does not apply: "
+            f"strategy {config.workload.strategy!r} runs in one process and has no use for {len(roles)}: "
             "give it devices with --devices-per-worker, or choose a strategy with one process a worker (mwms)"
         )
     try:
@@ -173,12 +185,12 @@ def supervise(
     def while_they_start() -> None:
         # The workers measure nothing yet: the time to look around on this machine and to load what the end needs.
         if shard is not None:
-            describe_run(shard, plan, env, gpus)
+            describe_run(shard, store, plan, env, gpus)
             import_module("pyarrow.parquet")
 
     # `launch` handles signals while workers run and then gives back what it found: the recording that follows is short
     # and must not be cut off by an impatient second Ctrl-C.
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     outcome = launch(
         _workers(launch_plan, argv, env, run_id, in_fork=in_fork),

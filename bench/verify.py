@@ -22,7 +22,7 @@ from rich.table import Table
 
 from bench.errors import BenchError, ExitCode, UsageError
 from bench.preload import keep_numpy_single_threaded, prepare, run_in_fork
-from results.store import Store, StoreError
+from results.store import Store, StoreError, new_run_id
 from strategies import STRATEGIES, load
 
 # This process is forked for every run, so NumPy, and all that imports it, is imported when its threads are tamed.
@@ -140,7 +140,6 @@ def examine(case: Case, options: Options, reference: Finding | None) -> Finding:
 def verify(options: Options, console: Console) -> int:
     """Runs everything, prints and stores what came out, and returns the exit code."""
     from bench.equivalence import explain
-    from bench.lifecycle import new_run_id
     from bench.workloads import check as check_workload
 
     check_workload(options.model, options.dataset, options.data_dir)

@@ -21,6 +21,9 @@ from types import FrameType
 GRACE_S = 5.0
 """Between the request to stop and SIGKILL."""
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""What asks a launcher to stop; SIGUSR1 is how a batch script's --signal says that the time limit is near."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -103,7 +106,7 @@ def launch(
 
     Rank 0 inherits standard output, the others have none. Every line on standard error goes to `on_stderr(rank, line)`;
     `on_started` is called once, when all have been started.
-    The first failure, the time limit, SIGINT and SIGTERM stop all: SIGTERM first, SIGKILL after GRACE_S.
+    The first failure, the time limit and STOP_SIGNALS stop all: SIGTERM first, SIGKILL after GRACE_S.
     """
     outcome = Outcome()
     with _signals_raise(), selectors.DefaultSelector() as selector:
@@ -130,7 +133,7 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise _Interrupted(signum)
 
-    handled = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handled = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
     for signum in handled:
         signal.signal(signum, interrupt)
     try:
@@ -165,7 +168,7 @@ def _spawn(worker: Worker, stderr: int) -> int:
             (os.POSIX_SPAWN_DUP2, stderr, 2),
         ],
         setsid=True,  # Ctrl-C reaches the launcher alone, which then stops the workers in order
-        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+        setsigdef=STOP_SIGNALS,
     )
 
 
@@ -182,7 +185,7 @@ def _fork(worker: Worker, target: Callable[[], int], stderr: int) -> int:
         if worker.rank:
             os.dup2(devnull, 1)
         os.dup2(stderr, 2)
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_DFL)
         os.environ.clear()
         os.environ.update(worker.env)

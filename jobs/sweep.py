@@ -1,194 +1,126 @@
-"""A matrix of benchmarks from a TOML file: `python -m jobs.sweep jobs/sweeps/demo.toml`.
+"""A matrix of benchmarks from a TOML file (`jobs.matrix` has its form): `python -m jobs.sweep jobs/sweeps/quick.toml`.
 
-Every run is a `bench.run` process of its own. Repeats are interleaved: each goes through all configurations, in an
-order of its own, so that a machine that slows down during the sweep slows all of them.
-
-    repeats = 3
-    preload = true          # load TensorFlow once and fork the runs: faster, but start-up times are not measured
-    [settings]              # flags of every run, as in `python -m bench.run --help`
-    device = "cpu"
-    [matrix]                # every combination of one value of each axis
-    workload = [{ model = "mnist_cnn", dataset = "digits" }, { model = "vgg16_cifar" }]
-    num_workers = [1, 2]    # a table sets several flags, anything else the flag that the axis is named after
+Every run is a `bench.run` of its own: here, as steps of the allocation that this process is in, or with --submit as
+Slurm jobs. The store knows which runs are done, so the same command continues a sweep that was cut off.
 """
 
 from __future__ import annotations
 
-import itertools
+import fnmatch
 import json
-import random
-import subprocess
+import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Literal
+from urllib.parse import quote
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from jobs import command_line, runners, slurm
+from jobs.command_line import Refused
+from jobs.matrix import Run, Sweep, benchmark_words, load
+from jobs.runners import Figures, RunnerDied
+from jobs.script import Step, launch_words
+from jobs.site import Site, profile_words
+from jobs.slurm import SlurmFault
+from jobs.submission import Submission, grouped
+from results.schema import SCHEMA_VERSION
+from results.store import Store, StoreError, new_run_id
 
-EXIT_OK, EXIT_USAGE, EXIT_WORKLOAD, EXIT_SIGINT = 0, 2, 4, 130
-
-
-class SweepError(Exception):
-    """The sweep file cannot be used; one line with the remedy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """A sweep file: `configurations` are flags and their values, expanded from the matrix."""
-
-    configurations: tuple[Mapping[str, Any], ...]
-    repeats: int
-    preload: bool
-
-    def runs(self) -> Iterator[Mapping[str, Any]]:
-        """Every run, in the order in which they start."""
-        for repeat in range(self.repeats):
-            order = list(self.configurations)
-            random.Random(repeat).shuffle(order)
-            yield from order
+EXIT_OK, EXIT_USAGE, EXIT_ENVIRONMENT, EXIT_WORKLOAD, EXIT_SIGINT = 0, 2, 3, 4, 130
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Run every configuration of a sweep file, one after another, on this machine."""
+    """Perform every run of a sweep file that the store does not hold yet."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Positional[Path]
     """The sweep [TOML file]."""
     experiment: str | None = None
-    """Name that groups the runs in the store. None is the file's name."""
+    """Name that groups the runs in the store; runs that it has are not repeated. None is the file's name."""
     results_dir: Path = Path("results/data")
     """Where the tables are kept [path]."""
-    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print the commands; start nothing."""
+    only: str = "*"
+    """Names of the configurations to run, with * and ?, as --dry-run lists them."""
+    max_nodes: int | None = None
+    """Leave out configurations that need more nodes [nodes]."""
+    retries: int = 1
+    """How often a run that failed is tried again, after all others."""
+    dry_run: FlagCreatePairsOff[bool] = False
+    """List the configurations, commands and job scripts; start nothing."""
+    here: FlagCreatePairsOff[bool] = False
+    """Run on this machine even inside an allocation."""
+    submit: FlagCreatePairsOff[bool] = False
+    """Submit Slurm jobs and watch them; when interrupted they go on, and the same command watches them again."""
+    job_per: Literal["nodes", "configuration"] = "nodes"
+    """What shares a job: configurations of as many nodes, repeats interleaved, or the repeats of one configuration."""
+    max_queued: int = 20
+    """Jobs in the queue at once [jobs]."""
+    scripts: Path = Path("results/jobs")
+    """Where job scripts and their output are kept [path]."""
+    site: Path | None = None
+    """Site profile [TOML file]. None is ~/.config/trainscale/site.toml, if there is one."""
+    settings: OmitArgPrefixes[Site] = field(default_factory=Site)
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_nodes", 1), ("retries", 0), ("max_queued", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise Refused(f"{command_line.flag(name)} is {value}: give a whole number of at least {least}")
+        if self.submit and self.here:
+            raise Refused("--submit and --here exclude each other: give one of them")
+
+    @property
+    def name(self) -> str:
+        return self.experiment or self.file.stem
 
 
-def load(path: Path) -> Sweep:
-    """Reads and expands a sweep file. Raises SweepError."""
-    try:
-        spec = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise SweepError(f"sweep file {str(path)!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SweepError(f"sweep file {str(path)!r} is not TOML: {error}") from None
-    if strangers := sorted(set(spec) - {"repeats", "preload", "settings", "matrix"}):
-        raise SweepError(f"{path}: unknown key {strangers[0]!r}; a sweep has repeats, preload, settings and matrix")
-    repeats = spec.get("repeats", 1)
-    if type(repeats) is not int or repeats < 1:
-        raise SweepError(f"{path}: repeats is {repeats!r}; give a whole number of at least 1")
-    preload = spec.get("preload", False)
-    if type(preload) is not bool:
-        raise SweepError(f"{path}: preload is {preload!r}; give true or false")
-    settings, matrix = spec.get("settings", {}), spec.get("matrix", {})
-    if not isinstance(settings, dict) or not isinstance(matrix, dict):
-        raise SweepError(f"{path}: settings and matrix must be tables")
-    return Sweep(configurations=tuple(_expand(settings, matrix, path)), repeats=repeats, preload=preload)
+def wanted(sweep: Sweep, options: Options) -> list[Run]:
+    """The runs that the command line asks for. Raises Refused where it leaves none."""
+    most = options.max_nodes or sys.maxsize
+    runs = [
+        run
+        for run in sweep.runs()
+        if fnmatch.fnmatchcase(run.configuration.name, options.only) and run.configuration.nodes <= most
+    ]
+    if not runs:
+        raise Refused(f"--only {options.only!r} and --max-nodes leave no configuration: see --dry-run")
+    return runs
 
 
-def _expand(settings: Mapping[str, Any], matrix: Mapping[str, Any], path: Path) -> Iterator[Mapping[str, Any]]:
-    axes = []
-    for name in ("experiment", "results_dir"):
-        if name in settings or name in matrix:
-            raise SweepError(f"{path}: {name} is given on the command line, as --{name.replace('_', '-')}")
-    for name, values in matrix.items():
-        if not isinstance(values, list) or not values:
-            raise SweepError(f"{path}: matrix.{name} is {values!r}; give a list of values")
-        axes.append([value if isinstance(value, dict) else {name: value} for value in values])
-    for combination in itertools.product(*axes):
-        flags = dict(settings)
-        for part in combination:
-            if twice := set(part) & (set(flags) - set(settings)):
-                raise SweepError(f"{path}: two axes of the matrix set {twice.pop()!r}")
-            flags.update(part)
-        yield flags
+def unfinished(runs: Sequence[Run], finished: set[str]) -> list[Run]:
+    """Those that the store does not hold."""
+    return [run for run in runs if run.task not in finished]
 
 
-def command(flags: Mapping[str, Any], options: Options) -> list[str]:
-    """The `bench.run` command of one run."""
-    flags = {**flags, "experiment": options.experiment or options.file.stem, "results_dir": options.results_dir}
-    words = []
-    for name, value in flags.items():
-        flag = "--" + name.replace("_", "-")
-        words += ([flag] if value else []) if isinstance(value, bool) else [f"{flag}={value}"]
-    return [sys.executable, "-m", "bench.run", *words, "--json"]
-
-
-Runner = Callable[[Sequence[str]], dict[str, Any]]
-"""Runs a command of `command` and returns the figures of its last line; where it left none, why."""
-
-
-@contextmanager
-def _fresh() -> Iterator[Runner]:
-    """A new Python for each run."""
-
-    def run(words: Sequence[str]) -> dict[str, Any]:
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        stdout, interrupted = _until_it_ends(lambda: process.communicate()[0])
-        if interrupted:
-            raise KeyboardInterrupt
-        return _figures(stdout.splitlines(), process.returncode)
-
-    yield run
-
-
-@contextmanager
-def _preloaded() -> Iterator[Runner]:
-    """Forks of one process that has loaded TensorFlow (`bench.preload`)."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "bench.preload"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+def step_of(run: Run, options: Options) -> Step:
+    """A run as a step of an allocation."""
+    configuration, data = run.configuration, run.configuration.flags.get("data_dir")
+    results = options.results_dir.absolute()
+    return Step(
+        task=run.task,
+        name=run.name,
+        nodes=configuration.nodes,
+        tasks_per_node=configuration.tasks_per_node,
+        words=benchmark_words(run, options.name, results),
+        folders=[results, *([Path(data)] if data else [])],
     )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    requests, answers = server.stdin, server.stdout
-
-    def run(words: Sequence[str]) -> dict[str, Any]:
-        print(json.dumps(list(words[3:])), file=requests, flush=True)
-        lines: list[str] = []
-        interrupted = False
-        while not (lines and lines[-1].startswith('{"exit_code": ')):
-            line, again = _until_it_ends(answers.readline)
-            interrupted = interrupted or again
-            if not line:
-                raise SweepError(f"the preloading process died: {lines[-1].strip() if lines else 'no output'}")
-            lines.append(line)
-        if interrupted:
-            raise KeyboardInterrupt
-        return _figures(lines[:-1], json.loads(lines[-1])["exit_code"])
-
-    with server:
-        yield run
-        requests.close()
 
 
-def _until_it_ends(wait: Callable[[], str]) -> tuple[str, bool]:
-    """(what `wait` returns, was there a Ctrl-C). The run gets the same Ctrl-C, stops its workers and records how it
-    ended: that takes seconds, and to leave it earlier would lose the record."""
-    interrupted = False
-    while True:
-        try:
-            return wait(), interrupted
-        except KeyboardInterrupt:
-            interrupted = True
-
-
-def _figures(lines: Sequence[str], exit_code: int) -> dict[str, Any]:
-    try:
-        summary: dict[str, Any] = json.loads(lines[-1])
-    except (IndexError, ValueError):
-        summary = {"status": "refused", "error": lines[-1].strip() if lines else f"exit code {exit_code}"}
-    return summary
+def command_of(run: Run, options: Options, *, inside: bool) -> list[str]:
+    """The command of a run `inside` an allocation, or on this machine, where it starts all processes itself."""
+    if inside:
+        return launch_words(step_of(run, options), options.settings)
+    tasks = run.configuration.tasks
+    together = [f"--num-processes={tasks}"] if tasks > 1 else []
+    return [sys.executable, *benchmark_words(run, options.name, options.results_dir), *together]
 
 
 @contextmanager
@@ -199,7 +131,7 @@ def _display(total: int, console: Console) -> Iterator[Callable[[str | None], No
         yield lambda _name: None
         return
     columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    name_column = TextColumn("{task.description}")
+    name_column = TextColumn("{task.description}", markup=False)
     # Once a second: the display shares the cores with what is being timed.
     with Progress(*columns, name_column, console=console, refresh_per_second=1) as progress:
         task = progress.add_task("", total=total)
@@ -213,51 +145,174 @@ def _display(total: int, console: Console) -> Iterator[Callable[[str | None], No
         yield show
 
 
-def run_all(sweep: Sweep, options: Options, console: Console) -> int:
-    """Runs everything; a run that fails stops no other. Returns the sweep's exit code."""
-    runs = list(sweep.runs())
-    failed = 0
-    with _preloaded() if sweep.preload else _fresh() as run, _display(len(runs), console) as show:
-        for number, flags in enumerate(runs, start=1):
-            name = _name(flags)
-            show(name)
-            summary = run(command(flags, options))
-            ok = summary["status"] == "ok"
-            failed += not ok
-            said = f"{summary['images_per_s']:.1f} images/s" if ok else f"{summary['status']}: {summary['error']}"
-            console.print(f"{number:3d}/{len(runs)} {name}: {said}", markup=False, highlight=False, soft_wrap=True)
-            show(None)
+class Tally:
+    """Says how each run went, and remembers those to be tried again."""
+
+    def __init__(self, total: int, console: Console, show: Callable[[str | None], None]) -> None:
+        self._total, self._console, self._show = total, console, show
+        self._settled = 0
+        self.again: list[Run] = []
+        """Runs that failed and are to be tried once more."""
+        self.failed = 0
+        """Runs that have failed for good."""
+
+    def begin(self, run: Run) -> None:
+        self._show(run.name)
+
+    def end(self, run: Run, figures: Figures, *, again: bool) -> None:
+        """`again`: a failure is not the last word."""
+        ok = figures["status"] == "ok"
+        said = f"{figures['images_per_s']:.1f} images/s" if ok else f"{figures['status']}: {figures['error']}"
+        if not ok and again:
+            self.again.append(run)
+            said += "; once more later"
+        else:
+            self.failed += not ok
+            self._settled += 1
+            self._show(None)
+        self.say(f"{self._settled:3d}/{self._total} {run.name}: {said}")
+
+    def turns(self, runs: Sequence[Run], retries: int) -> Iterator[tuple[Sequence[Run], bool]]:
+        """(runs to perform, is there another turn for those that fail)."""
+        self.again = list(runs)
+        for left in range(retries, -1, -1):
+            if turn := self.again:
+                self.again = []
+                yield turn, left > 0
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def run_all(runs: Sequence[Run], sweep: Sweep, options: Options, console: Console) -> int:
+    """Performs the runs here or in steps; one that fails stops no other. Returns the sweep's exit code."""
+    inside = None if options.here else slurm.nodes_of_allocation(os.environ)
+    most = inside or 1
+    if over := sorted({run.configuration.nodes for run in runs if run.configuration.nodes > most}):
+        where = f"this allocation has {inside}" if inside else "this is one machine"
+        raise Refused(
+            f"{options.file}: some configurations need {over[-1]} nodes but {where}: allocate them (salloc), submit "
+            f"jobs (--submit), or leave them out (--max-nodes {most})"
+        )
+    runner = runners.steps() if inside else runners.preloaded() if sweep.preload else runners.fresh()
+    with runner as perform, _display(len(runs), console) as show:
+        tally = Tally(len(runs), console, show)
+        if inside and sweep.preload:
+            tally.say("preload = true is for runs on one machine: steps load TensorFlow anew")
+        for turn, again in tally.turns(runs, options.retries):
+            for run in turn:
+                tally.begin(run)
+                tally.end(run, perform(command_of(run, options, inside=bool(inside))), again=again)
+    return conclude(tally.failed, len(runs), console)
+
+
+def conclude(failed: int, total: int, console: Console) -> int:
+    """The last line and the exit code."""
     if failed:
-        console.print(f"{failed} of {len(runs)} runs failed", markup=False)
+        console.print(f"{failed} of {total} runs failed", markup=False)
     return EXIT_WORKLOAD if failed else EXIT_OK
 
 
-def _name(flags: Mapping[str, Any]) -> str:
-    """What tells this run from the others, for people."""
-    main = [str(flags[key]) for key in ("strategy", "model") if key in flags]
-    sizes = [f"{key}={flags[key]}" for key in ("num_workers", "devices_per_worker") if key in flags]
-    return " ".join(main + sizes) or "run"
+def submit_all(runs: Sequence[Run], options: Options, argv: Sequence[str], console: Console) -> int:
+    """Performs the runs as Slurm jobs. Returns the sweep's exit code."""
+    unheard: dict[str, Figures] = {}
+    with _display(len(runs), console) as show:
+        tally = Tally(len(runs), console, show)
+        submission = _submission(options, argv, tally.say)
+        by_task = {run.task: run for run in runs}
+        try:
+            adopted = submission.adopt(runs)
+            for turn, again in tally.turns(runs, options.retries):
+                groups = grouped([run for run in turn if run.task not in adopted], options.job_per)
+                for run, figures, hopeless in submission.perform(groups, by_task, options.max_queued):
+                    unheard.pop(run.task, None)
+                    if figures["status"] != "ok" and "run_id" not in figures:
+                        unheard[run.task] = figures
+                    tally.end(run, figures, again=again and not hopeless)
+                adopted = set()
+        except KeyboardInterrupt:
+            jobs = ", ".join(submission.live)
+            tally.say(f"jobs that go on: {jobs or 'none'}; the same command continues, scancel ends them")
+            raise
+    store = Store(options.results_dir)
+    for task, figures in unheard.items():
+        record_unheard(store, by_task[task], options.name, figures)
+    return conclude(tally.failed, len(runs), console)
+
+
+def _submission(options: Options, argv: Sequence[str], say: Callable[[str], None]) -> Submission:
+    return Submission(
+        options.scripts / quote(options.name, safe=""),
+        options.settings,
+        step_of=lambda run: step_of(run, options),
+        made_by=["python", "-m", "jobs.sweep", *argv],
+        say=say,
+    )
+
+
+def record_unheard(store: Store, run: Run, experiment: str, figures: Figures) -> None:
+    """Keeps a row of a run that could leave none, because its job never came so far."""
+    flags, now = run.configuration.flags, datetime.now(timezone.utc)
+    run_id = new_run_id(now)
+    row = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "experiment": experiment,
+        "label": run.name,
+        "sweep_task": run.task,
+        "started_at": now,
+        "ended_at": now,
+        "status": figures["status"],
+        "exit_code": EXIT_WORKLOAD,
+        "error": figures["error"],
+        **{name: flags.get(name) for name in ("strategy", "model", "dataset", "precision")},
+        "num_nodes": run.configuration.nodes,
+        "num_processes": run.configuration.tasks,
+        "config": json.dumps(dict(flags), sort_keys=True, default=str),
+        "null_reasons": dict.fromkeys(("strategy", "model"), "the run never began"),
+    }
+    store.prepare()
+    store.commit(run_id, now, {"runs": [row]})
+
+
+def describe(runs: Sequence[Run], options: Options, argv: Sequence[str]) -> None:
+    """What --dry-run prints."""
+    inside = not options.here and slurm.nodes_of_allocation(os.environ)
+    for run in runs:
+        print(f"{run.name}: {shlex.join(command_of(run, options, inside=options.submit or bool(inside)))}")
+    if options.submit:
+        submission = _submission(options, argv, print)
+        for name, group in grouped(runs, options.job_per).items():
+            print(f"\n{submission.script(group, name)}", end="")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command line and returns its exit code: 0 all ran, 2 usage, 4 some run failed, 130 interrupted."""
-    options = tyro.cli(Options, prog="python -m jobs.sweep", args=list(argv))
+    """Runs the command line and returns its exit code: 0 all ran, 2 usage, 3 Slurm, 4 a run failed, 130 interrupted."""
+    console = Console()
     try:
+        options = command_line.parse(Options, "python -m jobs.sweep", [*profile_words(argv), *argv])
         sweep = load(options.file)
-    except SweepError as error:
+        everything = wanted(sweep, options)
+        runs = unfinished(everything, Store(options.results_dir).finished_tasks(options.name))
+        if done := len(everything) - len(runs):
+            print(f"{done} of {len(everything)} runs of experiment {options.name!r} are done already")
+        if options.dry_run:
+            describe(runs, options, argv)
+            return EXIT_OK
+        if options.submit:
+            return submit_all(runs, options, argv, console)
+        return run_all(runs, sweep, options, console)
+    except Refused as error:
         print(f"jobs.sweep: {error}", file=sys.stderr)
         return EXIT_USAGE
-    if options.dry_run:
-        for flags in sweep.runs():
-            print(" ".join(command(flags, options)))
-        return EXIT_OK
-    try:
-        return run_all(sweep, options, Console())
-    except SweepError as error:
+    except (SlurmFault, StoreError) as error:
+        print(f"jobs.sweep: {error}", file=sys.stderr)
+        return EXIT_ENVIRONMENT
+    except RunnerDied as error:
         print(f"jobs.sweep: {error}", file=sys.stderr)
         return EXIT_WORKLOAD
     except KeyboardInterrupt:
-        print("jobs.sweep: interrupted; finished runs are kept", file=sys.stderr)
+        print("jobs.sweep: interrupted; finished runs are kept, the same command continues", file=sys.stderr)
         return EXIT_SIGINT
 
 

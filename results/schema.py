@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ RUNS = (
     Column("run_id", "string", "unique, sorts by start time"),
     Column("experiment", "string", "what the run belongs to, as given by --experiment"),
     Column("label", "string", "the user's name for the configuration, as given by --label"),
+    Column("sweep_task", "string", "what jobs.sweep calls the run, repeat included; null outside sweeps"),
+    Column("job_id", "string", "of the batch system; null outside of one"),
+    Column("restart_count", "int64", "times Slurm has requeued the job before; null outside Slurm"),
+    Column("restart_of", "string", "run_id of the attempt that a requeue cut off"),
     Column("started_at", "timestamp", "UTC"),
     Column("ended_at", "timestamp", "UTC"),
     Column("status", "string", "ok, failed, timeout, oom, interrupted or lost"),

@@ -6,13 +6,17 @@ can be seen is complete. Readers never see a shard or a temporary file: both liv
 
     results/data/.shards/<run_id>/rank-00000.jsonl
     results/data/<table>/date=YYYY-MM-DD/<run_id>.parquet
+    results/data/.sweeps/<hash of the experiment>/<sweep_task>    for each run of a sweep that is ok: to find it again
+                                                                  takes no reading of thousands of files
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +27,13 @@ from typing import Any
 from results.schema import TABLES, arrow_schema
 
 Row = Mapping[str, Any]
+
+_RECENT = 500
+
+
+def new_run_id(started_at: datetime) -> str:
+    """Unique, and sorts by time."""
+    return f"{started_at:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
 class StoreError(Exception):
@@ -120,7 +131,31 @@ class Store:
         day = f"date={started_at:%Y-%m-%d}"
         for table in sorted(tables, key=lambda name: name == "runs"):
             _write_parquet(self.root / table / day / f"{run_id}.parquet", table, list(tables[table]))
+        for row in tables.get("runs", ()):
+            if row.get("sweep_task") and row["status"] == "ok":
+                marker = self._sweep_dir(row["experiment"]) / row["sweep_task"]
+                marker.parent.mkdir(parents=True, exist_ok=True)
+                marker.touch()
         self.discard(run_id)
+
+    def finished_tasks(self, experiment: str) -> set[str]:
+        """`sweep_task` of every run of the experiment that was ok."""
+        try:
+            return {entry.name for entry in os.scandir(self._sweep_dir(experiment))}
+        except FileNotFoundError:
+            return set()
+
+    def newest_run(self, **equal: Any) -> str | None:
+        """run_id of the newest run, ended or cut off, whose fields have these values, among the last _RECENT."""
+        import pyarrow.parquet as pq
+
+        ended = sorted(self.root.glob("runs/date=*/*.parquet"), key=lambda path: path.name, reverse=True)[:_RECENT]
+        found = (path.stem for path in ended if _has(pq.ParquetFile(path).read(columns=[*equal]).to_pylist()[0], equal))
+        cut_off = [path for path in self.root.glob(".shards/*/run.jsonl") if _has(_read_shard(path).run, equal)]
+        return max(next(found, ""), *(path.parent.name for path in cut_off), "") or None
+
+    def _sweep_dir(self, experiment: str) -> Path:
+        return self.root / ".sweeps" / hashlib.sha256(experiment.encode()).hexdigest()[:16]
 
     def _shard_dir(self, run_id: str) -> Path:
         return self.root / ".shards" / run_id
@@ -134,6 +169,10 @@ def _read_shard(path: Path) -> ShardContent:
         else:
             getattr(content, kind).append(row)
     return content
+
+
+def _has(row: Row, equal: Row) -> bool:
+    return all(row.get(name) == value for name, value in equal.items())
 
 
 def join(fields: dict[str, Any], later: Row) -> None:

@@ -91,7 +91,7 @@ def test_workers_share_a_gpu_only_when_its_memory_is_limited(monkeypatch: pytest
 REFUSED = [
     (["--strategy=mwmss"], UsageError, "unknown strategy 'mwmss'. Did you mean 'mwms'? Valid: central,"),
     (["--model=vgg61"], UsageError, "unknown model 'vgg61'. Did you mean 'vgg19'?"),
-    (["--strategy=single", "--num-workers=2"], UsageError, "runs in one process, so --num-workers 2 does not apply"),
+    (["--strategy=single", "--num-workers=2"], UsageError, "runs in one process and has no use for 2"),
     (["--strategy=mirrored", "--num-workers=2"], UsageError, "--devices-per-worker"),
     (["--strategy=single", "--devices-per-worker=2"], UsageError, "trains on one device"),
     (["--strategy=mwms", "--devices-per-worker=2"], UsageError, "has no effect: use --num-workers 2, or mirrored"),

@@ -1,0 +1,181 @@
+"""A sweep file, a matrix of benchmarks in TOML, and the runs that it means.
+
+repeats = 3
+preload = true          # load TensorFlow once and fork the runs: faster, but start-up times are not measured
+exclude = [{ strategy = ["single", "mirrored"], nodes = [2, 4] }]   # leaves out what has one of these values each
+[settings]              # flags of every run, as in `python -m bench.run --help`
+device = "cpu"
+[matrix]                # every combination of one value of each axis
+workload = [{ model = "mnist_cnn", dataset = "digits" }, { model = "vgg16_cifar" }]
+nodes = [1, 2, 4]       # a table sets several flags, anything else the flag that the axis is named after
+tasks_per_node = 1      # nodes and tasks_per_node are no flags: they say how a run is started
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.command_line import Refused, read_toml, words_of
+
+_KEYS = ("repeats", "preload", "exclude", "settings", "matrix")
+_LAUNCH = ("nodes", "tasks_per_node")
+_RESERVED = ("experiment", "results_dir", "sweep_task", "num_processes")
+_SAID_PLAINLY = ("strategy", "model", "precision")
+"""What a name tells by its value alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What is measured: flags of `bench.run`, and on how many tasks."""
+
+    name: str
+    """For people and file names; different for each configuration of a sweep."""
+    key: str
+    """16 hex digits over everything below: the same run of an edited sweep file keeps it, another never has it."""
+    flags: Mapping[str, Any]
+    nodes: int
+    tasks_per_node: int
+
+    @property
+    def tasks(self) -> int:
+        return self.nodes * self.tasks_per_node
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the repeats of a configuration."""
+
+    configuration: Configuration
+    repeat: int
+
+    @property
+    def task(self) -> str:
+        """By which the store knows it."""
+        return f"{self.configuration.key}-{self.repeat}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.configuration.name}, repeat {self.repeat}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep file, expanded."""
+
+    configurations: tuple[Configuration, ...]
+    repeats: int
+    preload: bool
+
+    def runs(self) -> Iterator[Run]:
+        """Every run, in the order in which they start: each repeat goes through all configurations, in an order of its
+        own, so that a machine that slows down during the sweep slows all of them."""
+        for repeat in range(1, self.repeats + 1):
+            order = list(self.configurations)
+            random.Random(repeat).shuffle(order)
+            yield from (Run(configuration, repeat) for configuration in order)
+
+
+def load(path: Path) -> Sweep:
+    """Reads and expands a sweep file. Raises Refused."""
+    spec = read_toml(path, "sweep file")
+    if strangers := sorted(set(spec) - set(_KEYS)):
+        raise Refused(f"{path}: unknown key {strangers[0]!r}; a sweep has {', '.join(_KEYS)}")
+    repeats = spec.get("repeats", 1)
+    if type(repeats) is not int or repeats < 1:
+        raise Refused(f"{path}: repeats is {repeats!r}; give a whole number of at least 1")
+    preload = spec.get("preload", False)
+    if type(preload) is not bool:
+        raise Refused(f"{path}: preload is {preload!r}; give true or false")
+    settings, matrix, exclude = spec.get("settings", {}), spec.get("matrix", {}), spec.get("exclude", [])
+    if not isinstance(settings, dict) or not isinstance(matrix, dict):
+        raise Refused(f"{path}: settings and matrix must be tables")
+    if not isinstance(exclude, list) or not all(isinstance(rule, dict) and rule for rule in exclude):
+        raise Refused(f"{path}: exclude is {exclude!r}; give a list of tables")
+    found = list(_expand(settings, matrix, path))
+    for rule in exclude:
+        kept = [each for each in found if not _fits(each, rule)]
+        if len(kept) == len(found):
+            raise Refused(f"{path}: exclude {rule} fits no configuration: leave it out, or see --dry-run")
+        found = kept
+    if not found:
+        raise Refused(f"{path}: every configuration is excluded")
+    return Sweep(configurations=tuple(_named(found, path)), repeats=repeats, preload=preload)
+
+
+def _expand(settings: Mapping[str, Any], matrix: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
+    axes = []
+    for name, given in matrix.items():
+        values = given if isinstance(given, list) else [given]
+        if not values:
+            raise Refused(f"{path}: matrix.{name} is empty; give a value, or a list of them")
+        axes.append([value if isinstance(value, dict) else {name: value} for value in values])
+    for combination in itertools.product(*axes):
+        flags = dict(settings)
+        for part in combination:
+            if twice := set(part) & (set(flags) - set(settings)):
+                raise Refused(f"{path}: two axes of the matrix set {twice.pop()!r}")
+            flags.update(part)
+        yield flags
+
+
+def _fits(flags: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
+    return all(flags.get(name) in (value if isinstance(value, list) else [value]) for name, value in rule.items())
+
+
+def _named(found: Sequence[dict[str, Any]], path: Path) -> Iterator[Configuration]:
+    texts = [json.dumps(flags, sort_keys=True, default=str) for flags in found]
+    values: dict[str, set[str]] = {}
+    for flags in found:
+        for name, value in flags.items():
+            values.setdefault(name, set()).add(str(value))
+    varied = {name for name, seen in values.items() if len(seen) > 1 or any(name not in flags for flags in found)}
+    names = [_name(flags, varied) for flags in found]
+    again = Counter(names)
+    keys = set()
+    for flags, text, name in zip(found, texts, names, strict=True):
+        for reserved in _RESERVED:
+            if reserved in flags:
+                raise Refused(f"{path}: {reserved} is not for a sweep file: jobs.sweep gives it to every run")
+        launch = {}
+        for part in _LAUNCH:
+            launch[part] = flags.get(part, 1)
+            if type(launch[part]) is not int or launch[part] < 1:
+                raise Refused(f"{path}: {part} is {launch[part]!r}; give whole numbers of at least 1")
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if key in keys:
+            raise Refused(f"{path}: the matrix holds {name} twice")
+        keys.add(key)
+        yield Configuration(
+            name=name if again[name] == 1 else f"{name}-{key[:6]}",
+            key=key,
+            flags={name: value for name, value in flags.items() if name not in _LAUNCH},
+            **launch,
+        )
+
+
+def _name(flags: Mapping[str, Any], varied: set[str]) -> str:
+    """What tells a configuration from the others: strategy and model, size, and what else varies."""
+    words = [str(flags[name]) for name in _SAID_PLAINLY if name in flags and (name in varied or name != "precision")]
+    if varied & set(_LAUNCH):
+        words.append(f"{flags.get('nodes', 1)}x{flags.get('tasks_per_node', 1)}")
+    rest = sorted(varied - {*_LAUNCH, *_SAID_PLAINLY, "dataset"})
+    words += [f"{name.replace('_', '')}{flags[name]}" for name in rest if name in flags]
+    return re.sub(r"[^\w.+-]+", "_", "-".join(words))[:100] or "run"
+
+
+def benchmark_words(run: Run, experiment: str, results_dir: Path) -> list[str]:
+    """The words after `python` that perform a run: one process of it where a launcher starts all, else all of them."""
+    flags = {**run.configuration.flags, "experiment": experiment, "results_dir": results_dir, "sweep_task": run.task}
+    words = ["-m", "bench.run"]
+    for name, value in flags.items():
+        words += words_of(name, value)
+    return [*words, "--json"]

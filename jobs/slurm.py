@@ -1,0 +1,97 @@
+"""Slurm's own commands, asked from outside a job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_BOUND_S = 60
+_GONE = "gone"
+_UNENDED = (
+    *("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT", "COMPLETING"),
+    *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
+)
+_HOPELESS = (
+    *("PartitionDown", "PartitionInactive", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"),
+    *(
+        "InvalidAccount",
+        "InvalidQOS",
+        "AccountNotAllowed",
+        "QOSNotAllowed",
+        "JobHoldMaxRequeue",
+        "launch failed requeued held",
+    ),
+)
+_INTERACTIVE = 0xFFFFFFF0
+"""Steps from here on are no users' steps: batch scripts, and the shells that salloc opens on some sites."""
+
+
+class SlurmFault(Exception):
+    """Slurm's commands are missing or refuse; one line with what they said."""
+
+    exit_code = 3
+
+
+class SlurmRefusal(SlurmFault):
+    """Slurm is there and does not do what it was asked."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """Slurm's word for how a job is, and why it waits or how it ended."""
+
+    name: str
+    reason: str
+
+    @property
+    def ended(self) -> bool:
+        return self.name not in _UNENDED or self.hopeless
+
+    @property
+    def hopeless(self) -> bool:
+        """It waits for what will not come by itself."""
+        return self.name == "PENDING" and self.reason in _HOPELESS
+
+
+def nodes_of_allocation(env: Mapping[str, str]) -> int | None:
+    """Nodes that a process here can start steps on; None outside an allocation, and inside a step of one."""
+    step = env.get("SLURM_STEP_ID", "")
+    if not env.get("SLURM_JOB_ID") or (step.isdigit() and int(step) < _INTERACTIVE):
+        return None
+    return int(env.get("SLURM_JOB_NUM_NODES") or env.get("SLURM_NNODES") or 1)
+
+
+def submit(script: Path) -> str:
+    """Submits a batch script and returns the job's number. Raises SlurmFault, also where the job could never start."""
+    _call("sbatch", "--test-only", str(script))
+    return _call("sbatch", "--parsable", str(script)).strip().partition(";")[0]
+
+
+def cancel(job: str) -> None:
+    """Ends a job, or takes it out of the queue."""
+    _call("scancel", job)
+
+
+def states(jobs: Collection[str]) -> dict[str, JobState]:
+    """How these jobs of this user are. Slurm forgets jobs some minutes after their end: those are gone."""
+    if not jobs:
+        return {}
+    shown = _call("squeue", "--noheader", f"--user={os.getuid()}", "--states=all", "--format=%A|%T|%r")
+    found = {job: JobState(state, reason) for job, state, reason in (line.split("|", 2) for line in shown.splitlines())}
+    return {job: found.get(job, JobState(_GONE, "Slurm no longer knows it")) for job in jobs}
+
+
+def _call(*words: str) -> str:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_BOUND_S, check=True)
+    except FileNotFoundError:
+        raise SlurmFault(f"{words[0]} is not on PATH: load the site's Slurm module, or run the sweep here") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmFault(f"{words[0]} gave no answer within {_BOUND_S} s: look whether Slurm is well") from None
+    except subprocess.CalledProcessError as error:
+        said = " ".join(line.removeprefix(f"{words[0]}: ").strip() for line in error.stderr.splitlines())
+        raise SlurmRefusal(f"{words[0]} refused: {said or error}") from None
+    return done.stdout

@@ -1,0 +1,184 @@
+"""Runs as Slurm jobs: written as scripts, submitted, watched, and found again after the watcher was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jobs import slurm
+from jobs.matrix import Run
+from jobs.runners import Figures, figures
+from jobs.script import MARKER, Step, render
+from jobs.site import Site
+from jobs.slurm import JobState, SlurmRefusal
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
+_USUAL_REASONS = frozenset(("None", "Priority", "Resources", "BeginTime"))
+
+_STATUS = {"CANCELLED": "interrupted", "TIMEOUT": "timeout", "DEADLINE": "timeout", "OUT_OF_MEMORY": "oom"}
+"""How a job ended -> the status of its runs that never began; of all other ends it is "lost"."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job: its number, where it writes, and the tasks of its runs in order."""
+
+    number: str
+    output: str
+    tasks: tuple[str, ...]
+
+
+class Submission:
+    """The jobs of one experiment, whose scripts, outputs and numbers are kept in `folder`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        site: Site,
+        *,
+        step_of: Callable[[Run], Step],
+        made_by: Sequence[str],
+        say: Callable[[str], None],
+    ) -> None:
+        self._folder, self._site, self._step_of, self._say = folder.absolute(), site, step_of, say
+        self._made_by = shlex.join(made_by)
+        self._journal = self._folder / "jobs.jsonl"
+        self._live: dict[str, Job] = {}
+        self._reasons: dict[str, str] = {}
+
+    def script(self, runs: Sequence[Run], name: str) -> str:
+        """The batch script of a job that performs these runs."""
+        output = self._folder / f"{name}.out"
+        return render(
+            [self._step_of(run) for run in runs],
+            self._site,
+            name=name,
+            output=str(output).replace("%", "%%"),  # else sbatch fills something in
+            finished=self._folder / f"{name}.finished",
+            made_by=self._made_by,
+        )
+
+    def adopt(self, runs: Sequence[Run]) -> set[str]:
+        """Tasks of these runs in jobs of an earlier watcher that have not ended: they are watched too."""
+        found = [json.loads(line) for line in _lines(self._journal)]
+        jobs = [Job(each["number"], each["output"], tuple(each["tasks"])) for each in found]
+        ours = {run.task for run in runs}
+        states = slurm.states([job.number for job in jobs])
+        self._live = {job.number: job for job in jobs if ours & set(job.tasks) and not states[job.number].ended}
+        return {task for job in self._live.values() for task in job.tasks} & ours
+
+    @property
+    def live(self) -> list[str]:
+        """Numbers of the jobs that have not ended."""
+        return list(self._live)
+
+    def perform(
+        self, groups: Mapping[str, Sequence[Run]], runs: Mapping[str, Run], max_queued: int
+    ) -> Iterator[tuple[Run, Figures, bool]]:
+        """Submits a job a group and yields each run of `runs` (task -> run) with its figures as they become known, at
+        the latest when its job has ended, and whether to try again is hopeless. Raises SlurmFault where Slurm is not
+        there."""
+        waiting = deque(groups.items())
+        wait_s = _FIRST_WAIT_S
+        told: set[str] = set()
+        while waiting or self._live:
+            while waiting and len(self._live) < max_queued:
+                name, group = waiting.popleft()
+                try:
+                    self._submit(name, group)
+                except SlurmRefusal as refusal:
+                    yield from ((run, {"status": "failed", "error": str(refusal)}, True) for run in group)
+            before = len(told), len(self._live)
+            for job, state in self._look():
+                said = sections(Path(job.output))
+                for task in job.tasks:
+                    found = said.get(task)
+                    good = found is not None and found["status"] == "ok"
+                    if task in runs and task not in told and (good or state.ended):
+                        told.add(task)
+                        yield runs[task], found or _never_began(job, state), state.hopeless
+                if state.ended:
+                    del self._live[job.number]
+            changed = before != (len(told), len(self._live))
+            wait_s = _FIRST_WAIT_S if changed else min(_LONGEST_WAIT_S, wait_s * 1.5)
+            if self._live:
+                time.sleep(wait_s)
+
+    def _submit(self, name: str, runs: Sequence[Run]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + sum(1 for _ in self._folder.glob("*.sh"))
+        name = f"{number:03d}-{name}"
+        path = self._folder / f"{name}.sh"
+        path.write_text(self.script(runs, name))
+        job = Job(slurm.submit(path), str(self._folder / f"{name}.out"), tuple(run.task for run in runs))
+        with self._journal.open("a") as journal:  # before anything else: whoever comes next must not submit it again
+            journal.write(json.dumps(asdict(job)) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+        self._live[job.number] = job
+        self._say(f"job {job.number}: {len(runs)} run(s), {path}")
+
+    def _look(self) -> list[tuple[Job, JobState]]:
+        try:
+            states = slurm.states(self._live)
+        except SlurmRefusal as refusal:  # a controller that restarts says nothing for a while; its jobs go on
+            self._tell("", str(refusal))
+            return []
+        self._reasons.pop("", None)
+        for number, state in states.items():
+            if state.name == "PENDING" and state.reason not in _USUAL_REASONS:
+                self._tell(number, f"job {number} waits: {state.reason}")
+            if state.hopeless:
+                slurm.cancel(number)
+        return [(self._live[number], state) for number, state in states.items()]
+
+    def _tell(self, about: str, line: str) -> None:
+        if self._reasons.get(about) != line:
+            self._reasons[about] = line
+            self._say(line)
+
+
+def grouped(runs: Sequence[Run], job_per: str) -> dict[str, list[Run]]:
+    """Runs that share a job, by the job's name: those that need as many nodes, or those of one configuration."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        nodes = run.configuration.nodes
+        name = run.configuration.name if job_per == "configuration" else f"{nodes}-node{'s' if nodes > 1 else ''}"
+        groups.setdefault(name, []).append(run)
+    return groups
+
+
+def sections(output: Path) -> dict[str, Figures]:
+    """Task -> what its run said, of every run that a job's output shows to have begun; of two attempts the last."""
+    found: dict[str, list[str]] = {}
+    task = ""
+    for line in _lines(output):
+        begun = re.match(rf"{MARKER}(\S+) ", line)
+        if begun:
+            task = begun.group(1)
+            found[task] = []
+        elif task:
+            found[task].append(line)
+    return {task: figures(lines, None) for task, lines in found.items()}
+
+
+def _never_began(job: Job, state: JobState) -> Figures:
+    why = f" ({state.reason})" if state.reason not in ("None", "") else ""
+    if state.hopeless:
+        return {"status": "failed", "error": f"job {job.number} was withdrawn, it could never start{why}"}
+    error = f"job {job.number} ended before this run began: {state.name}{why}"
+    return {"status": _STATUS.get(state.name, "lost"), "error": error}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
