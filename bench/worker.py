@@ -321,6 +321,9 @@ def _compare(ranks: Sequence[dict[str, Any]]) -> None:
 
 def _stop_on_signals() -> None:
     def stop(signum: int, _frame: FrameType | None) -> None:
+        # Once: a batch system signals every process, and then this one's launcher does so too.
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
         raise _Stopped(signum)
 
     for signum in (signal.SIGTERM, signal.SIGINT):

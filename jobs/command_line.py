@@ -36,7 +36,7 @@ def parse(options: type[T], prog: str, words: Sequence[str]) -> T:
         if not stop.code:
             raise
         # tyro draws a box for people; here an error is one line.
-        text = re.sub(r"[^\x20-\x7e]+", " ", said.getvalue().replace("\n", " ")).partition("For full helptext")[0]
+        text = re.sub(r"[^\x20-\x7e]+|-{3,}", " ", said.getvalue().replace("\n", " ")).partition("For full helptext")[0]
         raise Refused(f"{' '.join(text.split())}; see --help") from None
 
 
@@ -46,15 +46,13 @@ def flag(name: str) -> str:
 
 
 def words_of(name: str, value: Any) -> list[str]:
-    """A setting as words of a command line: a switch is there or not, a list is repeated words, a table pairs; all else
-    carries its value in the same word, which may start with a dash."""
+    """A setting as words of a command line: a switch is there or not, a list repeats its flag, a table gives
+    NAME=VALUE; each value is in the same word as its flag, for it may start with a dash."""
     if isinstance(value, bool):
         return [flag(name)] if value else []
-    if isinstance(value, list):
-        return [flag(name), *map(str, value)]
     if isinstance(value, dict):
-        return [flag(name), *(str(word) for pair in value.items() for word in pair)]
-    return [f"{flag(name)}={value}"]
+        value = [f"{key}={text}" for key, text in value.items()]
+    return [f"{flag(name)}={each}" for each in (value if isinstance(value, list) else [value])]
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:

@@ -169,6 +169,7 @@ def _spawn(worker: Worker, stderr: int) -> int:
         ],
         setsid=True,  # Ctrl-C reaches the launcher alone, which then stops the workers in order
         setsigdef=STOP_SIGNALS,
+        setsigmask=[signal.SIGUSR1],  # a batch system sends it to every process; what it means, the launcher says
     )
 
 
@@ -189,6 +190,7 @@ def _fork(worker: Worker, target: Callable[[], int], stderr: int) -> int:
             signal.signal(signum, signal.SIG_DFL)
         os.environ.clear()
         os.environ.update(worker.env)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
         code = target()
     except BaseException:
         traceback.print_exc()

@@ -31,6 +31,8 @@ _LAUNCH = ("nodes", "tasks_per_node")
 _RESERVED = ("experiment", "results_dir", "sweep_task", "num_processes")
 _SAID_PLAINLY = ("strategy", "model", "precision")
 """What a name tells by its value alone."""
+_LETTERS = {"batch_size": "b", "global_batch_size": "g", "num_workers": "w", "devices_per_worker": "d"}
+"""What a name tells by a letter and its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +170,7 @@ def _name(flags: Mapping[str, Any], varied: set[str]) -> str:
     if varied & set(_LAUNCH):
         words.append(f"{flags.get('nodes', 1)}x{flags.get('tasks_per_node', 1)}")
     rest = sorted(varied - {*_LAUNCH, *_SAID_PLAINLY, "dataset"})
-    words += [f"{name.replace('_', '')}{flags[name]}" for name in rest if name in flags]
+    words += [f"{_LETTERS.get(name, name)}{flags[name]}" for name in rest if name in flags]
     return re.sub(r"[^\w.+-]+", "_", "-".join(words))[:100] or "run"
 
 

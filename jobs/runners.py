@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-import signal
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+
+from jobs.script import STEP_NAME
+from jobs.slurm import end_step
 
 Figures = dict[str, Any]
 """The last line of `bench.run --json`; of a run that printed none, its status "refused" and why."""
@@ -42,7 +46,7 @@ def steps() -> Iterator[Runner]:
     """A step of the allocation for each run."""
 
     def run(words: Sequence[str]) -> Figures:
-        # Apart from the terminal: srun keeps the first Ctrl-C to itself, and kills at the second.
+        # Apart from the terminal: srun keeps the first Ctrl-C to itself and kills at the second, or at a SIGTERM.
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -51,9 +55,9 @@ def steps() -> Iterator[Runner]:
             text=True,
             start_new_session=True,
         )
-        stdout, interrupted = _until_it_ends(
-            lambda: process.communicate()[0], lambda: process.send_signal(signal.SIGTERM)
-        )
+        name = next((word.removeprefix(STEP_NAME) for word in words if word.startswith(STEP_NAME)), None)
+        stop = process.terminate if name is None else partial(end_step, os.environ["SLURM_JOB_ID"], name)
+        stdout, interrupted = _until_it_ends(lambda: process.communicate()[0], stop)
         if interrupted:
             raise KeyboardInterrupt
         return figures(stdout.splitlines(), process.returncode)

@@ -15,6 +15,9 @@ from jobs.site import Site
 MARKER = "== "
 """Begins the line that a script prints before each run: the run's task and its name."""
 
+STEP_NAME = "--job-name="
+"""How srun is told the name of a step, by which it is found again."""
+
 _WIDTH = 100
 _PLAIN = re.compile(r"[\w.,:/=@%+-]+", re.ASCII)
 
@@ -39,7 +42,8 @@ def launch_words(step: Step, site: Site) -> list[str]:
         launch = ["mpirun", "-np", tasks, "--map-by", f"ppr:{step.tasks_per_node}:node", "--bind-to", "none"]
     else:
         # Without --kill-on-bad-exit the other tasks of a failed one would run on.
-        launch = ["srun", "--kill-on-bad-exit=1", f"--nodes={step.nodes}", f"--ntasks-per-node={step.tasks_per_node}"]
+        launch = ["srun", "--kill-on-bad-exit=1", f"{STEP_NAME}{step.name}"]
+        launch += [f"--nodes={step.nodes}", f"--ntasks-per-node={step.tasks_per_node}"]
         launch += [f"--cpus-per-task={site.cpus_per_task}"] if site.cpus_per_task else []
         launch += [f"--mpi={site.mpi}"] if site.mpi else []
     if site.container is None:
@@ -87,7 +91,7 @@ def _options(steps: Sequence[Step], site: Site, name: str, output: str) -> Itera
     for option in ("partition", "account", "qos", "time", "constraint", "gres", "cpus_per_task"):
         if (value := getattr(site, option)) is not None:
             yield f"--{option.replace('_', '-')}={value}"
-    if site.exclusive:
+    if not site.shared:
         yield "--exclusive"
     if site.warn_s:
         yield f"--signal=USR1@{site.warn_s}"

@@ -13,9 +13,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from tyro.conf import FlagCreatePairsOff, UseAppendAction
 
 from jobs.command_line import Refused, file_words, value_of
 
@@ -43,16 +45,16 @@ class Site:
     """Generic resources of each node, such as gpu:4."""
     cpus_per_task: int | None = None
     """CPUs for each task [CPUs]; without it many sites give a task one."""
-    exclusive: bool = True
-    """No other job on the nodes: it would be measured too."""
-    extra_sbatch: tuple[str, ...] = ()
-    """More options for sbatch, one a word, such as --reservation=bench."""
+    shared: FlagCreatePairsOff[bool] = False
+    """Let other jobs run on the nodes; they are measured too."""
+    extra_sbatch: UseAppendAction[tuple[str, ...]] = ()
+    """One more option for sbatch, as in --extra-sbatch=--reservation=bench; may be given several times."""
     warn_s: int = 60
     """How long before its time limit a job is told, so that the run still records [s]."""
-    modules: tuple[str, ...] = ()
-    """Environment modules to load."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """Variables to set: name and value."""
+    modules: UseAppendAction[tuple[str, ...]] = ()
+    """Environment module to load; may be given several times."""
+    environment: UseAppendAction[tuple[str, ...]] = ()
+    """Variable to set, NAME=VALUE, or in a profile a table of them; may be given several times."""
     python: str | None = None
     """The Python that holds TrainScale on the nodes. None is the one that runs this; in a container `python`."""
     launcher: Literal["srun", "mpirun"] = "srun"
@@ -63,22 +65,20 @@ class Site:
     """Image that holds TrainScale, for every run [.sif file]."""
     container_command: Literal["apptainer", "singularity"] = "apptainer"
     """What runs the image."""
-    bind: tuple[str, ...] = ()
-    """More folders for the container, besides results and data."""
+    bind: UseAppendAction[tuple[str, ...]] = ()
+    """Folder for the container besides results and data; may be given several times."""
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
-            words = (
-                [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
-            )
+            words = value if isinstance(value, tuple) else [value]
             for word in words:
                 # A line break would start a line of its own in a job script.
                 if isinstance(word, str) and (not word or not word.isprintable()):
                     raise Refused(f"{each.name} is {word!r}: give printable text on one line")
-        for name in self.environment:
-            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-                raise Refused(f"environment: {name!r} is no name of a variable")
+        for pair in self.environment:
+            if not re.match(r"[A-Za-z_]\w*=", pair, re.ASCII):
+                raise Refused(f"environment is {pair!r}: give NAME=VALUE")
         if self.cpus_per_task is not None and self.cpus_per_task < 1:
             raise Refused(f"cpus_per_task is {self.cpus_per_task}: give a whole number of at least 1")
         if not 0 <= self.warn_s <= _LONGEST_WARNING_S:

@@ -75,6 +75,14 @@ def cancel(job: str) -> None:
     _call("scancel", job)
 
 
+def end_step(job: str, name: str) -> None:
+    """Asks the processes of a job's step of that name to stop, so that they can still record."""
+    for line in _call("squeue", "--noheader", "--steps", f"--jobs={job}", "--format=%i|%j").splitlines():
+        step, _, named = line.partition("|")
+        if named == name:
+            _call("scancel", "--signal=TERM", step)
+
+
 def states(jobs: Collection[str]) -> dict[str, JobState]:
     """How these jobs of this user are. Slurm forgets jobs some minutes after their end: those are gone."""
     if not jobs:

@@ -226,7 +226,7 @@ def submit_all(runs: Sequence[Run], options: Options, argv: Sequence[str], conso
                 groups = grouped([run for run in turn if run.task not in adopted], options.job_per)
                 for run, figures, hopeless in submission.perform(groups, by_task, options.max_queued):
                     unheard.pop(run.task, None)
-                    if figures["status"] != "ok" and "run_id" not in figures:
+                    if figures["status"] not in ("ok", "refused") and "run_id" not in figures:
                         unheard[run.task] = figures
                     tally.end(run, figures, again=again and not hopeless)
                 adopted = set()

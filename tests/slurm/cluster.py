@@ -11,7 +11,7 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0
 ReturnToService=2
-KillWait=5
+KillWait=30
 GresTypes=gpu
 JobCompType=jobcomp/filetxt
 JobCompLoc={folder}/jobcomp.txt
@@ -73,10 +73,12 @@ class SlurmCluster:
     def env(self) -> dict[str, str]:
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
-    def call(self, *words: str, env: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    def call(
+        self, *words: str, env: Mapping[str, str] = os.environ, timeout: float = BOUND_S
+    ) -> subprocess.CompletedProcess[str]:
         """Runs a command of the cluster's user."""
         return subprocess.run(
-            words, env=env | self.env, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
+            words, env={**env, **self.env}, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
         )
 
     def srun(self, *words: str, env: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
@@ -105,6 +107,14 @@ class SlurmCluster:
             if state not in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING"):
                 return state, int(code) or (128 + int(signum) if int(signum) else 0)
             assert time.monotonic() < deadline, shown
+            time.sleep(0.1)
+
+    def end_jobs(self) -> None:
+        """Ends every job, and returns when none is left."""
+        _run("scancel", "--user=root", "--full", check=False)
+        deadline = time.monotonic() + BOUND_S
+        while _run("squeue", "--noheader"):
+            assert time.monotonic() < deadline
             time.sleep(0.1)
 
     def start(self) -> None:
@@ -147,7 +157,7 @@ class SlurmCluster:
 
     def stop(self) -> None:
         """Ends all jobs and daemons, by pid, and takes the network down."""
-        _run("scancel", "--user=root", "--full", check=False)
+        self.end_jobs()
         for file in (*self.folder.glob("slurmd.*.pid"), self.folder / "slurmctld.pid", self.folder / "munge/pid"):
             if file.exists():
                 _end(int(file.read_text()))

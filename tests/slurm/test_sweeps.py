@@ -1,0 +1,309 @@
+"""Sweeps in an allocation and as jobs, and the days on which Slurm does not do what was asked."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+
+from tests.benchmark import BOUND_S, ROOT, SMALL, clean_environment
+from tests.slurm.cluster import SlurmCluster
+
+pytestmark = pytest.mark.processes
+
+SETTINGS = "\n".join(flag.removeprefix("--").replace("=cpu", '="cpu"') for flag in SMALL)
+ENDLESS = "num_iters = 1000000"
+
+
+@dataclass(frozen=True)
+class SweepOnSlurm:
+    """A sweep file of small runs, and the command that performs it on the test cluster."""
+
+    slurm: SlurmCluster
+    folder: Path
+
+    def write(self, text: str, settings: str = "") -> None:
+        given = [line for line in SETTINGS.splitlines() if line.partition("=")[0].strip() not in settings]
+        (self.folder / "mini.toml").write_text("\n".join([text, "[settings]", *given, settings]))
+
+    def command(self, *flags: str) -> list[str]:
+        words = [f"--results-dir={self.folder}/data", f"--scripts={self.folder}/jobs", "--shared", *flags]
+        return [sys.executable, "-m", "jobs.sweep", str(self.folder / "mini.toml"), *words]
+
+    def perform(self, *flags: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        return self.slurm.call(*before, *self.command(*flags), env=clean_environment(), timeout=BOUND_S)
+
+    @contextmanager
+    def watching(self, *flags: str) -> Iterator[subprocess.Popen[str]]:
+        """The sweep while it runs; it and its jobs end with the block."""
+        process = subprocess.Popen(
+            self.command(*flags),
+            cwd=ROOT,
+            env=clean_environment() | self.slurm.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            self.slurm.end_jobs()
+
+    def runs(self) -> list[dict[str, Any]]:
+        try:
+            found = pd.read_parquet(self.folder / "data" / "runs")
+        except FileNotFoundError:
+            return []
+        rows: list[dict[str, Any]] = found.sort_values("started_at").to_dict("records")  # type: ignore[assignment]
+        return rows
+
+    def job(self) -> str:
+        """Number of the only job, once it is in the queue."""
+
+        def queued() -> str:
+            return self.slurm.call("squeue", "-h", "-o", "%A").stdout.strip()
+
+        return str(wait_for(queued))
+
+    def measuring(self) -> None:
+        """Returns when a run is in its timed iterations."""
+        wait_for(lambda: [out for out in self.folder.glob("jobs/*/*.out") if "Iter #2" in out.read_text()])
+
+
+@pytest.fixture
+def sweep(slurm: SlurmCluster, tmp_path: Path) -> SweepOnSlurm:
+    return SweepOnSlurm(slurm, tmp_path)
+
+
+def wait_for(ask: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + BOUND_S
+    while not (answer := ask()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return answer
+
+
+def test_a_sweep_runs_in_an_allocation_and_continues_where_it_was_cut_off(sweep: SweepOnSlurm) -> None:
+    sweep.write('[matrix]\nstrategy = [{ strategy = "single" }, { strategy = "mwms", nodes = 2 }, { strategy = "x" }]')
+    done = sweep.perform("--retries=0", "--only=*single*", before=("salloc", "-N2", "--quiet"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = sweep.perform("--retries=0", before=("salloc", "-N2", "--quiet"))
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "1 of 3 runs of experiment 'mini' are done already" in done.stdout
+    assert re.search(r"x-1x1, repeat 1: refused: bench.run: unknown strategy 'x'", done.stdout)
+    runs = sweep.runs()
+    assert [(run["strategy"], run["status"], run["num_nodes"]) for run in runs] == [
+        ("single", "ok", 1),
+        ("mwms", "ok", 2),
+    ]
+    assert len({run["job_id"] for run in runs}) == 2
+
+
+def test_jobs_are_submitted_a_node_count_and_the_dead_configuration_stops_no_other(sweep: SweepOnSlurm) -> None:
+    sweep.write('[matrix]\nstrategy = ["single", { strategy = "horovod", nodes = 2 }, "x"]')
+    done = sweep.perform("--submit", "--max-queued=1", "--retries=1", "--mpi=none")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert re.search(r"x-1x1, repeat 1: refused: bench.run: unknown strategy 'x'.*; once more later", done.stdout)
+    assert re.search(r"^  3/3 x-1x1, repeat 1: refused: .*(?<!later)$", done.stdout, re.M)
+    assert "1 of 3 runs failed" in done.stdout
+    assert {run["strategy"]: run["status"] for run in sweep.runs()} == {"single": "ok", "horovod": "ok"}
+    scripts = sorted(path.name for path in sweep.folder.glob("jobs/mini/*.sh"))
+    assert sorted(name[4:] for name in scripts) == ["1-node.sh", "1-node.sh", "2-nodes.sh"]
+    again = sweep.perform("--submit", "--only=*o*", "--retries=0")
+    assert (again.returncode, again.stdout.count("job ")) == (0, 0)
+    assert "2 of 2 runs of experiment 'mini' are done already" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--partition=closed"], "was withdrawn, it could never start (PartitionDown)"),
+        (["--partition=nowhere"], "sbatch refused: error: invalid partition specified: nowhere"),
+        (["--extra-sbatch=--nodelist=node99"], "sbatch refused: allocation failure: Invalid node name specified"),
+        (["--constraint=quantum"], "sbatch refused: allocation failure: Invalid feature specification"),
+        (["--gres=gpu:9"], "sbatch refused: allocation failure: Requested node configuration is not available"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_slurm_will_not_start_is_said_and_recorded(sweep: SweepOnSlurm, flags: list[str], message: str) -> None:
+    sweep.write('repeats = 2\n[matrix]\nstrategy = ["single"]')
+    done = sweep.perform("--submit", *flags)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert done.stdout.count(message) == 2
+    runs = sweep.runs()
+    assert [(run["status"], run["strategy"]) for run in runs] == [("failed", "single")] * 2
+    assert all(message.partition(" (")[0] in run["error"] for run in runs)
+
+
+def test_more_nodes_than_the_cluster_has_are_refused_by_it(sweep: SweepOnSlurm) -> None:
+    sweep.write('[matrix]\nstrategy = [{ strategy = "mwms", nodes = 99 }]')
+    done = sweep.perform("--submit")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "sbatch refused: " in done.stdout
+    assert [run["status"] for run in sweep.runs()] == ["failed"]
+
+
+def test_a_job_that_is_cancelled_before_it_starts_is_recorded(sweep: SweepOnSlurm) -> None:
+    sweep.write('[matrix]\nstrategy = ["single"]')
+    with sweep.watching("--submit", "--retries=0", "--extra-sbatch=--begin=now+1hour") as watcher:
+        job = sweep.job()
+        sweep.slurm.call("scancel", job)
+        stdout, _ = watcher.communicate(timeout=BOUND_S)
+    assert watcher.returncode == 4, stdout
+    (run,) = sweep.runs()
+    assert run["status"] == "interrupted"
+    assert re.fullmatch(rf"job {job} ended before this run began: CANCELLED.*", run["error"])
+    assert run["error"] in stdout
+
+
+@pytest.mark.parametrize(
+    ("signal_words", "status", "error"),
+    [
+        ([], "interrupted", "stopped by SIGTERM"),
+        (["--signal=USR1"], "timeout", "stopped by SIGUSR1, the job's time limit is near: ask the batch system"),
+    ],
+    ids=["cancelled", "time limit"],
+)
+def test_a_job_that_is_stopped_while_it_measures_records_what_it_measured(
+    sweep: SweepOnSlurm, signal_words: list[str], status: str, error: str
+) -> None:
+    sweep.write('[matrix]\nstrategy = [{ strategy = "mwms", nodes = 2 }]', settings=ENDLESS)
+    with sweep.watching("--submit", "--retries=0") as watcher:
+        job = sweep.job()
+        sweep.measuring()
+        sweep.slurm.call("scancel", *signal_words, job)
+        stdout, _ = watcher.communicate(timeout=BOUND_S)
+    assert watcher.returncode == 4, stdout
+    (run,) = sweep.runs()
+    assert (run["status"], run["job_id"]) == (status, job)
+    assert run["error"].startswith(error)
+    assert f"{status}: {error}" in stdout
+    iters = pd.read_parquet(sweep.folder / "data" / "iters")
+    assert (iters["rank"] == 0).sum() > 3
+    assert set(iters["rank"]) == {0, 1}
+
+
+def test_a_job_that_slurm_starts_again_links_its_second_run_to_the_first(sweep: SweepOnSlurm) -> None:
+    sweep.write('repeats = 2\n[matrix]\nstrategy = ["single"]', settings="num_iters = 300")
+    with sweep.watching("--submit", "--retries=0") as watcher:
+        job = sweep.job()
+        wait_for(sweep.runs)  # the first repeat is done
+        wait_for(lambda: [out for out in sweep.folder.glob("jobs/*/*.out") if out.read_text().count("Iter #2:") == 2])
+        sweep.slurm.call("scontrol", "requeue", job)
+        wait_for(lambda: sweep.slurm.call("squeue", "-h", "-t", "PENDING").stdout)
+        sweep.slurm.call("scontrol", "update", f"jobid={job}", "starttime=now")  # not in two minutes
+        stdout, _ = watcher.communicate(timeout=BOUND_S)
+    assert watcher.returncode == 0, stdout
+    done, cut_off, second = sweep.runs()
+    assert [run["status"] for run in (done, cut_off, second)] == ["ok", "interrupted", "ok"]
+    assert [run["restart_count"] for run in (done, cut_off, second)] == [0, 0, 1]
+    assert {run["job_id"] for run in (done, cut_off, second)} == {job}
+    assert second["restart_of"] == cut_off["run_id"]
+    assert second["sweep_task"] == cut_off["sweep_task"] != done["sweep_task"]
+
+
+def test_a_node_that_fails_ends_in_a_recorded_run(sweep: SweepOnSlurm) -> None:
+    sweep.write('[matrix]\nstrategy = [{ strategy = "mwms", nodes = 2 }]', settings=ENDLESS)
+    with sweep.watching("--submit", "--retries=0", "--extra-sbatch=--no-requeue") as watcher:
+        sweep.job()
+        sweep.measuring()
+        down = ("scontrol", "update", "nodename=node2", "state=down", "reason=test")
+        sweep.slurm.call(*down)
+        try:
+            stdout, _ = watcher.communicate(timeout=BOUND_S)
+        finally:
+            sweep.slurm.call("scontrol", "update", "nodename=node2", "state=resume")
+    assert watcher.returncode == 4, stdout
+    (run,) = sweep.runs()
+    assert run["status"] in ("interrupted", "failed"), stdout
+    assert run["error"] in stdout
+    assert len(pd.read_parquet(sweep.folder / "data" / "iters")) > 3
+
+
+def test_two_jobs_on_one_node_do_not_meet(sweep: SweepOnSlurm) -> None:
+    """Both start mwms and horovod with two tasks on the same node at the same time."""
+    sweep.write('[matrix]\nstrategy = ["mwms", "horovod"]\ntasks_per_node = 2')
+    flags = ("--submit", "--job-per=configuration", "--extra-sbatch=--nodelist=node3", "--mpi=none", "--retries=0")
+    done = sweep.perform(*flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = sweep.runs()
+    assert first["status"] == second["status"] == "ok"
+    assert first["job_id"] != second["job_id"]
+    assert second["started_at"] < first["ended_at"]  # at the same time indeed
+    ranks = pd.read_parquet(sweep.folder / "data" / "ranks")
+    assert set(ranks["hostname"]) == {"node3"}
+
+
+def test_a_watcher_that_is_interrupted_finds_its_jobs_again(sweep: SweepOnSlurm) -> None:
+    sweep.write('[matrix]\nstrategy = ["single"]')
+    with sweep.watching("--submit", "--extra-sbatch=--hold") as watcher:
+        job = sweep.job()
+        time.sleep(1)
+        watcher.send_signal(signal.SIGINT)
+        stdout, _ = watcher.communicate(timeout=BOUND_S)
+        assert watcher.returncode == 130, stdout
+        assert f"jobs that go on: {job}; the same command continues" in stdout
+        sweep.slurm.call("scontrol", "release", job)
+        done = sweep.perform("--submit")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "images/s" in done.stdout
+    assert [run["job_id"] for run in sweep.runs()] == [job]
+    assert len(list(sweep.folder.glob("jobs/mini/*.sh"))) == 1
+
+
+def test_ctrl_c_in_an_allocation_keeps_what_was_measured(sweep: SweepOnSlurm) -> None:
+    sweep.write('[matrix]\nstrategy = [{ strategy = "mwms", nodes = 2 }]', settings=ENDLESS)
+    words = ["salloc", "-N2", "--quiet", *sweep.command()]
+    process = subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=clean_environment() | sweep.slurm.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        shards = "data/.shards/*/rank-*"
+        wait_for(lambda: [shard for shard in sweep.folder.glob(shards) if '"iters"' in shard.read_text()])
+        (sweeping,) = (child for child in psutil.Process(process.pid).children() if "jobs.sweep" in child.cmdline())
+        sweeping.send_signal(signal.SIGINT)
+        stdout, _ = process.communicate(timeout=BOUND_S)
+    finally:
+        process.kill()
+        sweep.slurm.end_jobs()
+    assert "interrupted; finished runs are kept, the same command continues" in stdout
+    (run,) = sweep.runs()
+    assert (run["status"], run["error"]) == ("interrupted", "stopped by SIGTERM")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "sweeps").glob("*.toml")), ids=lambda path: path.stem)
+def test_sbatch_takes_the_scripts_of_every_shipped_sweep(sweep: SweepOnSlurm, path: Path) -> None:
+    hostile = "a \"b\" 'c' $(touch planted) \\ #d"
+    words = [sys.executable, "-m", "jobs.sweep", str(path), "--dry-run", "--submit", f"--scripts={sweep.folder}"]
+    words += [f"--extra-sbatch=--comment={hostile}", "--time=10", "--shared"]
+    done = sweep.slurm.call(*words, env=clean_environment(), timeout=BOUND_S)
+    assert done.returncode == 0, done.stderr
+    scripts = ["#!/bin/bash\n" + text for text in done.stdout.split("#!/bin/bash\n")[1:]]
+    assert scripts
+    for text in scripts:
+        file = sweep.folder / "job.sh"
+        file.write_text(text)
+        tested = sweep.slurm.call("sbatch", "--test-only", str(file), env=clean_environment(), timeout=BOUND_S)
+        assert tested.returncode == 0, (tested.stderr, text)
+    held = sweep.slurm.call("sbatch", "--parsable", "--hold", str(file), env=clean_environment(), timeout=BOUND_S)
+    shown = sweep.slurm.call("scontrol", "-o", "show", "job", held.stdout.strip()).stdout
+    sweep.slurm.end_jobs()
+    assert f" Comment={hostile} " in shown
