@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -39,6 +39,11 @@ class Ending:
     last_words: Mapping[int, str] = field(default_factory=dict)
     """Rank -> the end of what it wrote to standard error."""
 
+    def how_lost(self, rank: int) -> str | None:
+        """What killed a rank that was watched; None where nothing did."""
+        code = self.exit_codes.get(rank, 0)
+        return _how_lost(code, self.last_words.get(rank)) if code < 0 else None
+
     @property
     def exit_code(self) -> int:
         """What these processes alone would make of the run."""
@@ -70,7 +75,7 @@ def conclude(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_
         started_at=datetime.fromtimestamp(run["started_at"], timezone.utc),
         config=json.dumps(run["config"], sort_keys=True),
         device_name=_device_name(run),
-        **_verdict(run, ranks, ending),
+        **_verdict(run, ranks, ending, killed={rank for rank in by_rank if by_rank[rank].rank.get("status") == "lost"}),
     )
     run["comparability_key"] = comparability_key(run)
     return {"runs": [run], "ranks": ranks, "iters": iters, "telemetry": telemetry}
@@ -128,7 +133,9 @@ def _device_name(run: Mapping[str, Any]) -> str | None:
     return name
 
 
-def _verdict(run: Mapping[str, Any], ranks: list[dict[str, Any]], ending: Ending) -> dict[str, Any]:
+def _verdict(
+    run: Mapping[str, Any], ranks: list[dict[str, Any]], ending: Ending, killed: Collection[int]
+) -> dict[str, Any]:
     """status, exit_code, error, failed_rank and failed_phase of the run."""
     if ending.signum == signal.SIGUSR1:
         error = "stopped by SIGUSR1, the job's time limit is near: ask the batch system for more time, or measure less"
@@ -148,7 +155,15 @@ def _verdict(run: Mapping[str, Any], ranks: list[dict[str, Any]], ending: Ending
     # Who was only told to stop, or missed another, is not to blame as long as anybody else is.
     failed = [row for row in ranks if row["status"] != "ok"]
     if failed:
-        bad = min(failed, key=lambda row: (row["status"] == "interrupted", row["rank"] != ending.first_failed))
+
+        def blame(row: Mapping[str, Any]) -> tuple[bool, bool, bool]:
+            # Who watched a rank elsewhere knows that it was killed: what the others met came of that.
+            killed_elsewhere = (
+                row["status"] == "lost" and row["rank"] in killed and row["rank"] not in ending.exit_codes
+            )
+            return row["status"] == "interrupted", not killed_elsewhere, row["rank"] != ending.first_failed
+
+        bad = min(failed, key=blame)
         code = bad.get("exit_code") or ExitCode.WORKLOAD
         known = code in (ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.TIMEOUT)
         return _outcome(bad["status"], code if known else ExitCode.WORKLOAD, bad["error"], bad)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,10 +28,10 @@ from bench.lifecycle import RUN_ID, describe_run, finish
 from bench.placement import cores_of_each, gpus_of_each, look
 from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
 from bench.provenance import cgroup_cores
-from bench.record import RUN_SHARD, Ending
+from bench.record import RUN_SHARD, Ending, rank_shard
 from bench.telemetry import Gpus
 from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, STARTED_NS, ClusterEnv
-from jobs.launch import STOP_SIGNALS, Outcome, Worker, free_ports, launch
+from jobs.launch import GRACE_S, STOP_SIGNALS, Outcome, Worker, free_ports, launch
 from results.store import ShardContent, Store, new_run_id
 from strategies import load
 from strategies.base import Strategy
@@ -164,6 +165,9 @@ def supervise(
 
     A worker runs the command `argv` in a new Python, or calls `in_fork` in a fork of this process.
     """
+    # Only while workers run, where `launch` lets them through: what is opened before is then closed in order, and the
+    # recording that follows is short and must not be cut off by an impatient second Ctrl-C.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     plan = launch_plan.plan
     store = Store(plan.config.output.results_dir)
     store.prepare()
@@ -188,10 +192,6 @@ def supervise(
             describe_run(shard, store, plan, env, gpus)
             import_module("pyarrow.parquet")
 
-    # `launch` handles signals while workers run and then gives back what it found: the recording that follows is short
-    # and must not be cut off by an impatient second Ctrl-C.
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
     outcome = launch(
         _workers(launch_plan, argv, env, run_id, in_fork=in_fork),
         timeout_s=plan.config.machine.timeout,
@@ -201,6 +201,8 @@ def supervise(
     ending = _ending(outcome, plan.config.machine.timeout, last_words)
     if shard is None:
         _speak_for(launch_plan.members[0], ending)
+        if ending.exit_code:
+            _let_rank_zero_record(store, launch_plan.members[0].rank, outcome, ending)
         return ending.exit_code
     shard.close()
     shards = _all_shards(store, run_id, launch_plan)
@@ -219,6 +221,23 @@ def _speak_for(member: ClusterEnv, ending: Ending) -> None:
         )
     elif ending.signum is None and code < 0:
         output.complain(f"rank {member.rank}{_at(member)} was killed by {signal.Signals(-code).name}")
+
+
+def _let_rank_zero_record(store: Store, rank: int, outcome: Outcome, ending: Ending) -> None:
+    """Adds how the worker was lost, if it could not say so itself, and returns when the run is recorded, or in time.
+
+    What srun --kill-on-bad-exit and mpirun do when a task fails would cost the record: they kill the others at once.
+    """
+    ours = {"pid": outcome.pids.get(rank), "hostname": socket.gethostname()}
+    if not (run_id := store.open_run(rank_shard(rank), **ours)):
+        return
+    if ending.signum is None and ending.timeout_s is None and (lost := ending.how_lost(rank)):
+        shard = store.open_shard(run_id, rank_shard(rank))
+        shard.update_rank(status="lost", error=lost, exit_code=128 - ending.exit_codes[rank])
+        shard.close()
+    deadline = time.monotonic() + GRACE_S + _SHARD_PATIENCE_S
+    while store.open_run(rank_shard(rank), **ours) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _at(member: ClusterEnv) -> str:

@@ -24,6 +24,9 @@ GRACE_S = 5.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """What asks a launcher to stop; SIGUSR1 is how a batch script's --signal says that the time limit is near."""
 
+_WORKERS_BLOCK = (signal.SIGUSR1,)
+"""A batch system sends it to every process; what it means, the launcher tells its workers."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -47,6 +50,7 @@ class Outcome:
     """How it went. `exit_codes` in the order in which the workers ended; a signal is negative, as in subprocess."""
 
     exit_codes: dict[int, int] = field(default_factory=dict)
+    pids: dict[int, int] = field(default_factory=dict)
     timed_out: bool = False
     signum: int | None = None
 
@@ -106,14 +110,17 @@ def launch(
 
     Rank 0 inherits standard output, the others have none. Every line on standard error goes to `on_stderr(rank, line)`;
     `on_started` is called once, when all have been started.
-    The first failure, the time limit and STOP_SIGNALS stop all: SIGTERM first, SIGKILL after GRACE_S.
+    The first failure, the time limit and STOP_SIGNALS stop all: SIGTERM first, SIGKILL after GRACE_S. Signals that the
+    caller has blocked are let through while workers run.
     """
     outcome = Outcome()
     with _signals_raise(), selectors.DefaultSelector() as selector:
         running: dict[int, int] = {}
         try:
             for worker in workers:
-                running[worker.rank] = _start(worker, selector)
+                running[worker.rank] = outcome.pids[worker.rank] = _start(worker, selector)
+            # Only now: a worker that nobody has noted would not be stopped.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             on_started()
             _watch(running, selector, outcome, time.monotonic() + timeout_s, on_stderr)
         except _Interrupted as interrupt:
@@ -133,12 +140,14 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise _Interrupted(signum)
 
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     handled = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
     for signum in handled:
         signal.signal(signum, interrupt)
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for signum, handler in handled.items():
             signal.signal(signum, handler)
 
@@ -169,7 +178,7 @@ def _spawn(worker: Worker, stderr: int) -> int:
         ],
         setsid=True,  # Ctrl-C reaches the launcher alone, which then stops the workers in order
         setsigdef=STOP_SIGNALS,
-        setsigmask=[signal.SIGUSR1],  # a batch system sends it to every process; what it means, the launcher says
+        setsigmask=_WORKERS_BLOCK,
     )
 
 
@@ -190,7 +199,7 @@ def _fork(worker: Worker, target: Callable[[], int], stderr: int) -> int:
             signal.signal(signum, signal.SIG_DFL)
         os.environ.clear()
         os.environ.update(worker.env)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        signal.pthread_sigmask(signal.SIG_SETMASK, _WORKERS_BLOCK)
         code = target()
     except BaseException:
         traceback.print_exc()

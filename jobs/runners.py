@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from types import FrameType
 from typing import Any
 
 from jobs.script import STEP_NAME
@@ -31,12 +32,10 @@ def fresh() -> Iterator[Runner]:
     """A new process for each run."""
 
     def run(words: Sequence[str]) -> Figures:
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        # The run gets the same Ctrl-C.
-        stdout, interrupted = _until_it_ends(lambda: process.communicate()[0], lambda: None)
-        if interrupted:
-            raise KeyboardInterrupt
-        return figures(stdout.splitlines(), process.returncode)
+        with _interrupts_wait(lambda: None):  # the run gets the same Ctrl-C
+            process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            stdout, _ = process.communicate()
+            return figures(stdout.splitlines(), process.returncode)
 
     yield run
 
@@ -46,21 +45,26 @@ def steps() -> Iterator[Runner]:
     """A step of the allocation for each run."""
 
     def run(words: Sequence[str]) -> Figures:
-        # Apart from the terminal: srun keeps the first Ctrl-C to itself and kills at the second, or at a SIGTERM.
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
         name = next((word.removeprefix(STEP_NAME) for word in words if word.startswith(STEP_NAME)), None)
-        stop = process.terminate if name is None else partial(end_step, os.environ["SLURM_JOB_ID"], name)
-        stdout, interrupted = _until_it_ends(lambda: process.communicate()[0], stop)
-        if interrupted:
-            raise KeyboardInterrupt
-        return figures(stdout.splitlines(), process.returncode)
+
+        def stop() -> None:
+            if name is None:
+                process.terminate()  # mpirun passes it on
+            else:
+                end_step(os.environ["SLURM_JOB_ID"], name)
+
+        with _interrupts_wait(stop):
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                # Apart from the terminal: srun keeps the first Ctrl-C to itself and kills at the second.
+                start_new_session=True,
+            )
+            stdout, _ = process.communicate()
+            return figures(stdout.splitlines(), process.returncode)
 
     yield run
 
@@ -80,35 +84,40 @@ def preloaded() -> Iterator[Runner]:
     requests, answers = server.stdin, server.stdout
 
     def run(words: Sequence[str]) -> Figures:
-        print(json.dumps(list(words[3:])), file=requests, flush=True)
-        lines: list[str] = []
-        interrupted = False
-        while not (lines and lines[-1].startswith('{"exit_code": ')):
-            line, again = _until_it_ends(answers.readline, lambda: None)
-            interrupted = interrupted or again
-            if not line:
-                raise RunnerDied(f"the preloading process died: {lines[-1].strip() if lines else 'no output'}")
-            lines.append(line)
-        if interrupted:
-            raise KeyboardInterrupt
-        return figures(lines[:-1], json.loads(lines[-1])["exit_code"])
+        with _interrupts_wait(lambda: None):  # the fork gets the same Ctrl-C
+            print(json.dumps(list(words[3:])), file=requests, flush=True)
+            lines: list[str] = []
+            while not (lines and lines[-1].startswith('{"exit_code": ')):
+                line = answers.readline()
+                if not line:
+                    raise RunnerDied(f"the preloading process died: {lines[-1].strip() if lines else 'no output'}")
+                lines.append(line)
+            return figures(lines[:-1], json.loads(lines[-1])["exit_code"])
 
     with server:
         yield run
         requests.close()
 
 
-def _until_it_ends(wait: Callable[[], str], on_interrupt: Callable[[], None]) -> tuple[str, bool]:
-    """(what `wait` returns, was there a Ctrl-C). The run stops its workers and records how it ended: that takes
-    seconds, and to leave it earlier would lose the record."""
+@contextmanager
+def _interrupts_wait(on_interrupt: Callable[[], None]) -> Iterator[None]:
+    """Keeps a Ctrl-C back until the run has ended: it stops its workers and records how it ended, which takes seconds,
+    and to leave it earlier would lose the record."""
     interrupted = False
-    while True:
-        try:
-            return wait(), interrupted
-        except KeyboardInterrupt:
-            if not interrupted:
-                on_interrupt()
+
+    def note(_signum: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if not interrupted:
             interrupted = True
+            on_interrupt()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if interrupted:
+            raise KeyboardInterrupt
 
 
 def figures(lines: Sequence[str], exit_code: int | None) -> Figures:

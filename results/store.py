@@ -131,12 +131,16 @@ class Store:
         day = f"date={started_at:%Y-%m-%d}"
         for table in sorted(tables, key=lambda name: name == "runs"):
             _write_parquet(self.root / table / day / f"{run_id}.parquet", table, list(tables[table]))
-        for row in tables.get("runs", ()):
+        self.note_finished(tables.get("runs", ()))
+        self.discard(run_id)
+
+    def note_finished(self, runs: Iterable[Row]) -> None:
+        """Marks those of a sweep that are ok, for `finished_tasks`."""
+        for row in runs:
             if row.get("sweep_task") and row["status"] == "ok":
                 marker = self._sweep_dir(row["experiment"]) / row["sweep_task"]
                 marker.parent.mkdir(parents=True, exist_ok=True)
                 marker.touch()
-        self.discard(run_id)
 
     def finished_tasks(self, experiment: str) -> set[str]:
         """`sweep_task` of every run of the experiment that was ok."""
@@ -153,6 +157,11 @@ class Store:
         found = (path.stem for path in ended if _has(pq.ParquetFile(path).read(columns=[*equal]).to_pylist()[0], equal))
         cut_off = [path for path in self.root.glob(".shards/*/run.jsonl") if _has(_read_shard(path).run, equal)]
         return max(next(found, ""), *(path.parent.name for path in cut_off), "") or None
+
+    def open_run(self, shard: str, **rank: Any) -> str | None:
+        """run_id of a run that has not been concluded, whose shard of that name has these fields of a rank."""
+        shards = self.root.glob(f".shards/*/{shard}.jsonl")
+        return next((path.parent.name for path in shards if _has(_read_shard(path).rank, rank)), None)
 
     def _sweep_dir(self, experiment: str) -> Path:
         return self.root / ".sweeps" / hashlib.sha256(experiment.encode()).hexdigest()[:16]
@@ -182,7 +191,11 @@ def join(fields: dict[str, Any], later: Row) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for line in path.read_bytes().splitlines():
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:  # concluded while we looked
+        return
+    for line in text.splitlines():
         try:
             kind, row = json.loads(line)
         except ValueError:

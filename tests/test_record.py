@@ -43,6 +43,16 @@ def verdict(tables: Tables) -> tuple[Any, ...]:
     return row["status"], row["exit_code"], row["failed_rank"], row["failed_phase"]
 
 
+def test_a_rank_that_was_killed_elsewhere_is_to_blame_for_what_the_others_met() -> None:
+    mine = rank(0, status="failed", exit_code=4, phase="warmup", error="peer is gone")
+    theirs = rank(1, status="lost", exit_code=137, phase="warmup", error="was killed by SIGKILL")
+    tables = ended(mine, theirs, ending=Ending(exit_codes={0: 4}, first_failed=0))
+    assert verdict(tables) == ("lost", 4, 1, "warmup")
+    # Without a word from there it may just be slow to write.
+    silent = rank(1, status=..., exit_code=..., phase="warmup")
+    assert verdict(ended(mine, silent, ending=Ending(exit_codes={0: 4}, first_failed=0)))[:3] == ("failed", 4, 0)
+
+
 def test_a_clean_end() -> None:
     tables = ended(rank(0), rank(1), ending=Ending(exit_codes={0: 0, 1: 0}))
     assert verdict(tables) == ("ok", 0, None, None)
@@ -103,6 +113,14 @@ def test_the_time_limit_names_who_was_still_where() -> None:
     tables = ended(rank(0), late, ending=Ending(exit_codes={0: 0, 1: -15}, timeout_s=30))
     assert verdict(tables) == ("timeout", 124, 1, "rendezvous")
     assert "rank 1 in rendezvous" in tables["runs"][0]["error"]
+
+
+def test_a_job_whose_time_limit_is_near_timed_out() -> None:
+    ending = Ending(signum=signal.SIGUSR1)
+    tables = ended(rank(0, status="interrupted"), rank(1), ending=ending)
+    assert verdict(tables) == ("timeout", 124, None, None)
+    assert tables["runs"][0]["error"].startswith("stopped by SIGUSR1, the job's time limit is near: ask the batch")
+    assert ending.exit_code == 124
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -40,15 +40,7 @@ def test_a_step_starts_one_process_a_task() -> None:
         step("-m", "bench.run", nodes=3, tasks=2), Site(python="/v/python", mpi="pmix", cpus_per_task=8)
     )
     assert words == [
-        *(
-            "srun",
-            "--kill-on-bad-exit=1",
-            "--job-name=c",
-            "--nodes=3",
-            "--ntasks-per-node=2",
-            "--cpus-per-task=8",
-            "--mpi=pmix",
-        ),
+        *("srun", "--kill-on-bad-exit=1", "--job-name=c", "--nodes=3", "--ntasks-per-node=2", "--cpus-per-task=8"),
         *("--mpi=pmix", "/v/python", "-m", "bench.run"),
     ]
     mpirun = launch_words(step("-m", "bench.run", nodes=3, tasks=2), Site(python="python", launcher="mpirun"))

@@ -12,6 +12,7 @@ import pytest
 
 from results.schema import COMPARABLE_FIELDS, RUNS, TABLES, arrow_schema, comparability_key
 from results.store import Store, StoreError
+from tests.many_ranks import ITERS, SAMPLES, write_and_merge
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=timezone.utc)
 
@@ -119,6 +120,39 @@ def test_a_failed_write_leaves_no_half_file_and_keeps_the_shards(
         store.commit("A", NOW, {"runs": [run_row("A")]})
     assert not list(tmp_path.rglob("*.parquet*"))
     assert len(store.read_shards("A")) == 1
+
+
+def test_a_thousand_ranks_lose_nothing_and_leave_one_file_a_table(tmp_path: Path) -> None:
+    ranks = 1024
+    tables = write_and_merge(Store(tmp_path), ranks)
+    assert tables["runs"][0]["status"] == "ok"
+    files = sorted(path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file())
+    assert files == ["iters", "ranks", "runs", "telemetry"]
+    iters = pd.read_parquet(tmp_path / "iters")
+    assert len(iters) == ranks * ITERS
+    assert (iters.groupby("rank")["loss"].unique().str[0] == pd.Series(range(ranks))).all()
+    assert (iters["t_start_ns"] == iters["iter"] * 10**9).all()  # on rank 0's clock
+    telemetry = pd.read_parquet(tmp_path / "telemetry")
+    assert len(telemetry) == ranks * SAMPLES
+    peaks = pd.read_parquet(tmp_path / "ranks").set_index("rank")["gpu_peak_mem_used_bytes"]
+    # The last sample within the timed iterations, which end after 9.9 s.
+    assert (peaks == [rank + 19 for rank in range(ranks)]).all()
+
+
+def test_a_run_of_a_sweep_is_found_again_only_when_it_is_ok(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for run_id, status, task in (("r1", "failed", "a-1"), ("r2", "ok", "a-2"), ("r3", "ok", None)):
+        row = {"run_id": run_id, "experiment": "../e", "status": status, "sweep_task": task, "job_id": "7"}
+        store.commit(run_id, NOW, {"runs": [row]})
+    assert store.finished_tasks("../e") == {"a-2"}
+    assert store.finished_tasks("e") == set()
+    assert store.newest_run(job_id="7") == "r3"
+    assert store.newest_run(job_id="7", status="failed") == "r1"
+    assert store.newest_run(job_id="8") is None
+    shard = store.open_shard("r4", "run")
+    shard.update_run(job_id="8")
+    shard.close()
+    assert store.newest_run(job_id="8") == "r4"  # cut off, and its rows not yet merged
 
 
 def test_a_row_with_a_column_that_the_schema_lacks_is_refused(tmp_path: Path) -> None:

@@ -74,11 +74,11 @@ class SlurmCluster:
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def call(
-        self, *words: str, env: Mapping[str, str] = os.environ, timeout: float = BOUND_S
+        self, *words: str, env: Mapping[str, str] = os.environ, timeout: float = BOUND_S, folder: Path = ROOT
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command of the cluster's user."""
         return subprocess.run(
-            words, env={**env, **self.env}, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
+            words, env={**env, **self.env}, capture_output=True, text=True, timeout=timeout, check=False, cwd=folder
         )
 
     def srun(self, *words: str, env: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:

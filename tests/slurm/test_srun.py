@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.benchmark import BOUND_S, Benchmark, clean_environment
+from tests.benchmark import BOUND_S, ROOT, Benchmark, clean_environment
 from tests.slurm.cluster import SlurmCluster
 
 pytestmark = pytest.mark.processes
@@ -29,7 +32,6 @@ def srun(slurm: SlurmCluster, benchmark: Benchmark, where: list[str], *flags: st
         ("mwms", ["-N1", "--ntasks-per-node=2"], 2),
         ("independent", ["-N2", "--ntasks-per-node=1"], 2),
         ("ps", ["-N2", "--ntasks-per-node=2"], 4),
-        ("ps", ["-N4", "-mcyclic", "-n4"], 4),
         ("horovod", ["-N2", "--ntasks-per-node=2", "--mpi=none"], 4),
         # Nodes with unequal numbers of tasks, and in another order than their names.
         ("horovod", ["-w", "node11,node2", "-n3", "-mcyclic"], 3),
@@ -112,6 +114,27 @@ def test_mpirun_inside_an_allocation_says_who_is_who(slurm: SlurmCluster, benchm
     run = benchmark.only_run()
     assert (run["status"], run["num_nodes"], run["actual_all_reduce"]) == ("ok", 2, "mpi")
     assert set(benchmark.table("ranks")["hostname"]) == {"node1", "node2"}
+
+
+def test_a_dead_rank_is_recorded_before_srun_kills_the_others(slurm: SlurmCluster, benchmark: Benchmark) -> None:
+    """--kill-on-bad-exit, as in all job scripts, ends every other task as soon as one has failed."""
+    words = ["srun", "-N2", "--kill-on-bad-exit=1", *benchmark.command("--strategy=mwms", "--num-iters=1000000")]
+    with subprocess.Popen(words, env=clean_environment() | slurm.env, cwd=ROOT, stderr=subprocess.PIPE) as step:
+        try:
+            deadline = time.monotonic() + BOUND_S
+            said = ""
+            while '"iters"' not in said:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+                said = "".join(shard.read_text() for shard in benchmark.results.glob(".shards/*/rank-00001.jsonl"))
+            os.kill(int(re.findall(r'"pid":(\d+)', said)[0]), signal.SIGKILL)
+            step.communicate(timeout=BOUND_S)
+        finally:
+            step.kill()
+    run = benchmark.only_run()
+    assert (run["status"], run["failed_rank"], run["num_nodes"]) == ("lost", 1, 2)
+    assert "SIGKILL" in run["error"]
+    assert set(benchmark.table("iters")["rank"]) == {0, 1}
 
 
 def test_a_strategy_of_one_process_says_what_to_type(slurm: SlurmCluster, benchmark: Benchmark) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -287,6 +288,36 @@ def test_ctrl_c_in_an_allocation_keeps_what_was_measured(sweep: SweepOnSlurm) ->
     assert "interrupted; finished runs are kept, the same command continues" in stdout
     (run,) = sweep.runs()
     assert (run["status"], run["error"]) == ("interrupted", "stopped by SIGTERM")
+
+
+def test_a_rendered_script_with_mpirun_and_one_with_a_container_run(sweep: SweepOnSlurm) -> None:
+    """The container's command is a stand-in: it keeps what it was told and runs the rest on the node itself."""
+    site, stand_in = sweep.folder / "site.toml", sweep.folder / "apptainer"
+    variables = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    paths = f"{sweep.folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    pairs = "".join(f'{name} = "{value}"\n' for name, value in (variables | {"PATH": paths}).items())
+    site.write_text(f"shared = true\n[environment]\n{pairs}")
+    stand_in.write_text(
+        f'#!/bin/bash\necho "$@" >> {sweep.folder}/told\nwhile [[ $1 != *.sif ]]; do shift; done\nshift\nexec "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    ours = [f"--site={site}", "--nodes=2"]
+    theirs = ["--", *SMALL, f"--results-dir={sweep.folder}/data", "--strategy=horovod"]
+    for number, more in enumerate((["--launcher=mpirun"], ["--container=my.sif", "--mpi=none", "--bind=/scratch"])):
+        words = [sys.executable, "-m", "jobs.render", *ours, f"--output={sweep.folder}/{number}.out", *more, *theirs]
+        rendered = sweep.slurm.call(*words)
+        assert rendered.returncode == 0, rendered.stderr
+        (sweep.folder / "job.sh").write_text(rendered.stdout)
+        job = sweep.slurm.call("sbatch", "--parsable", str(sweep.folder / "job.sh"), env=clean_environment())
+        state = sweep.slurm.wait_for(job.stdout.strip(), BOUND_S)
+        assert state == ("COMPLETED", 0), (job.stderr, (sweep.folder / f"{number}.out").read_text())
+    by_mpi, contained = sweep.runs()
+    assert (by_mpi["status"], by_mpi["num_nodes"], by_mpi["actual_all_reduce"]) == ("ok", 2, "mpi")
+    assert (contained["status"], contained["num_nodes"], contained["actual_all_reduce"]) == ("ok", 2, "ring")
+    results = f"{sweep.folder}/data"
+    told = (sweep.folder / "told").read_text().splitlines()
+    start = f"exec --nv --bind={results} --bind=/scratch --pwd={results} {ROOT}/my.sif python -m bench.run"
+    assert [line.startswith(start) for line in told] == [True, True]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "sweeps").glob("*.toml")), ids=lambda path: path.stem)
