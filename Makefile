@@ -32,10 +32,11 @@ test: packages setup
 packages:
 	jobs/install_packages.sh ip=iproute2 munged=munge "slurmd=slurmctld slurmd slurm-client libpmix-dev"
 
-# Ratios that need a quiet machine: what the loop and the telemetry cost.
+# Figures that need a quiet machine: what the loop, the telemetry and size cost.
 perf: setup
 	$(PY) -m tests.perf.overhead
 	$(PY) -m tests.perf.horovod_script
+	$(PY) -m tests.perf.scale
 
 # After a change of the dependencies; needs uv.
 lock:

@@ -94,6 +94,8 @@ def _machines(runs: pd.DataFrame) -> list[dict[str, Any]]:
     seen: dict[str, dict[str, Any]] = {}
     for provenance in runs["provenance"]:
         shown = {name: provenance.get(name) for name in _SHOWN if provenance.get(name) is not None}
+        if not shown:  # the run never began
+            continue
         seen.setdefault(json.dumps(shown, default=str), {**shown, "runs": 0})["runs"] += 1
     return list(seen.values())
 

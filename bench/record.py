@@ -158,10 +158,7 @@ def _verdict(
 
         def blame(row: Mapping[str, Any]) -> tuple[bool, bool, bool]:
             # Who watched a rank elsewhere knows that it was killed: what the others met came of that.
-            killed_elsewhere = (
-                row["status"] == "lost" and row["rank"] in killed and row["rank"] not in ending.exit_codes
-            )
-            return row["status"] == "interrupted", not killed_elsewhere, row["rank"] != ending.first_failed
+            return row["status"] == "interrupted", row["rank"] not in killed, row["rank"] != ending.first_failed
 
         bad = min(failed, key=blame)
         code = bad.get("exit_code") or ExitCode.WORKLOAD

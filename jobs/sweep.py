@@ -11,8 +11,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,18 +19,18 @@ from typing import Literal
 from urllib.parse import quote
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from jobs import command_line, runners, slurm
 from jobs.command_line import Refused
 from jobs.matrix import Run, Sweep, benchmark_words, load
+from jobs.progress import progress
 from jobs.runners import Figures, RunnerDied
 from jobs.script import Step, launch_words
 from jobs.site import Site, profile_words
 from jobs.slurm import SlurmFault
 from jobs.submission import Submission, grouped
-from results.schema import SCHEMA_VERSION
+from results.schema import RUN_TABLES, SCHEMA_VERSION
 from results.store import Store, StoreError, new_run_id
 
 EXIT_OK, EXIT_USAGE, EXIT_ENVIRONMENT, EXIT_WORKLOAD, EXIT_SIGINT = 0, 2, 3, 4, 130
@@ -123,67 +122,6 @@ def command_of(run: Run, options: Options, *, inside: bool) -> list[str]:
     return [sys.executable, *benchmark_words(run, options.name, options.results_dir), *together]
 
 
-@contextmanager
-def _display(total: int, console: Console) -> Iterator[Callable[[str | None], None]]:
-    """Yields a function that shows what runs now (a name) or that one has finished (None): a bar with the time left on
-    a terminal, nothing elsewhere, where finished runs are lines."""
-    if not console.is_terminal:
-        yield lambda _name: None
-        return
-    columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    name_column = TextColumn("{task.description}", markup=False)
-    # Once a second: the display shares the cores with what is being timed.
-    with Progress(*columns, name_column, console=console, refresh_per_second=1) as progress:
-        task = progress.add_task("", total=total)
-
-        def show(name: str | None) -> None:
-            if name is None:
-                progress.advance(task)
-            else:
-                progress.update(task, description=name)
-
-        yield show
-
-
-class Tally:
-    """Says how each run went, and remembers those to be tried again."""
-
-    def __init__(self, total: int, console: Console, show: Callable[[str | None], None]) -> None:
-        self._total, self._console, self._show = total, console, show
-        self._settled = 0
-        self.again: list[Run] = []
-        """Runs that failed and are to be tried once more."""
-        self.failed = 0
-        """Runs that have failed for good."""
-
-    def begin(self, run: Run) -> None:
-        self._show(run.name)
-
-    def end(self, run: Run, figures: Figures, *, again: bool) -> None:
-        """`again`: a failure is not the last word."""
-        ok = figures["status"] == "ok"
-        said = f"{figures['images_per_s']:.1f} images/s" if ok else f"{figures['status']}: {figures['error']}"
-        if not ok and again:
-            self.again.append(run)
-            said += "; once more later"
-        else:
-            self.failed += not ok
-            self._settled += 1
-            self._show(None)
-        self.say(f"{self._settled:3d}/{self._total} {run.name}: {said}")
-
-    def turns(self, runs: Sequence[Run], retries: int) -> Iterator[tuple[Sequence[Run], bool]]:
-        """(runs to perform, is there another turn for those that fail)."""
-        self.again = list(runs)
-        for left in range(retries, -1, -1):
-            if turn := self.again:
-                self.again = []
-                yield turn, left > 0
-
-    def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
 def run_all(runs: Sequence[Run], sweep: Sweep, options: Options, console: Console) -> int:
     """Performs the runs here or in steps; one that fails stops no other. Returns the sweep's exit code."""
     inside = None if options.here else slurm.nodes_of_allocation(os.environ)
@@ -195,8 +133,7 @@ def run_all(runs: Sequence[Run], sweep: Sweep, options: Options, console: Consol
             f"jobs (--submit), or leave them out (--max-nodes {most})"
         )
     runner = runners.steps() if inside else runners.preloaded() if sweep.preload else runners.fresh()
-    with runner as perform, _display(len(runs), console) as show:
-        tally = Tally(len(runs), console, show)
+    with runner as perform, progress(len(runs), console) as tally:
         if inside and sweep.preload:
             tally.say("preload = true is for runs on one machine: steps load TensorFlow anew")
         for turn, again in tally.turns(runs, options.retries):
@@ -216,8 +153,7 @@ def conclude(failed: int, total: int, console: Console) -> int:
 def submit_all(runs: Sequence[Run], options: Options, argv: Sequence[str], console: Console) -> int:
     """Performs the runs as Slurm jobs. Returns the sweep's exit code."""
     unheard: dict[str, Figures] = {}
-    with _display(len(runs), console) as show:
-        tally = Tally(len(runs), console, show)
+    with progress(len(runs), console) as tally:
         submission = _submission(options, argv, tally.say)
         by_task = {run.task: run for run in runs}
         try:
@@ -269,10 +205,11 @@ def record_unheard(store: Store, run: Run, experiment: str, figures: Figures) ->
         "num_nodes": run.configuration.nodes,
         "num_processes": run.configuration.tasks,
         "config": json.dumps(dict(flags), sort_keys=True, default=str),
-        "null_reasons": dict.fromkeys(("strategy", "model"), "the run never began"),
+        "null_reasons": dict.fromkeys(("num_devices", "num_params", "device_name"), "the run never began"),
+        "provenance": {},
     }
     store.prepare()
-    store.commit(run_id, now, {"runs": [row]})
+    store.commit(run_id, now, {table: [row] if table == "runs" else [] for table in RUN_TABLES})
 
 
 def describe(runs: Sequence[Run], options: Options, argv: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from analysis.report import main as main_of_report
 from jobs.command_line import Refused
 from jobs.matrix import Configuration, Run, Sweep, load
 from jobs.sweep import Options, main, record_unheard, run_all, unfinished, wanted
@@ -151,6 +152,8 @@ def test_a_run_whose_job_never_came_so_far_is_recorded(tmp_path: Path) -> None:
     found = store.newest_run(experiment="e", status="interrupted", strategy="mwms", num_nodes=2, sweep_task="k-1")
     assert found is not None
     assert store.finished_tasks("e") == set()
+    assert main_of_report([f"--results-dir={tmp_path}", f"--output={tmp_path}/report"]) == 0
+    assert "job 7 ended before this run began: CANCELLED" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_configurations_are_chosen_by_name_and_nodes(tmp_path: Path) -> None:

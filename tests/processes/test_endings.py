@@ -208,7 +208,7 @@ def test_a_corrupt_data_file_is_one_line_and_leaves_nothing_behind(benchmark: Be
     ("flags", "env", "code", "message"),
     [
         (["--strategy=mwmss"], {}, 2, "unknown strategy 'mwmss'. Did you mean 'mwms'?"),
-        (["--num-workers=2"], {}, 2, "--num-workers 2 does not apply"),
+        (["--num-workers=2"], {}, 2, "runs in one process and has no use for 2"),
         (["--dataset=mnist", "--data-dir=/nowhere"], {}, 2, "'mnist.npz' not found"),
         (["--results-dir=/proc/nothing"], {}, 3, "results directory '/proc/nothing' cannot be written"),
         ([], {"TF_CONFIG": "{"}, 2, "TF_CONFIG is not JSON"),
