@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -32,7 +33,7 @@ def allowed_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[str, str]]:
     """Provenance that needs no framework, and why what is missing is missing: (fields, column -> reason)."""
-    commit, dirty, no_git = git_state(Path(__file__).parent)
+    commit, dirty, no_git = git_state(Path(__file__), _installed_from())
     cpu_limit, memory_limit = cgroup_limits(_MEMBERSHIP, _CGROUPS)
     topology = _output(["nvidia-smi", "topo", "-m"])
     fields = {
@@ -99,13 +100,26 @@ def of_frameworks() -> tuple[dict[str, Any], dict[str, str]]:
     return fields, {f"provenance.{name}": reason for name, value in fields.items() if value is None}
 
 
-def git_state(folder: Path) -> tuple[str | None, bool | None, str | None]:
-    """(commit, has changes, why both are None) of the checkout that holds `folder`."""
-    commit = _output(["git", "-C", str(folder), "rev-parse", "HEAD"])
-    if commit is None:
-        return None, None, "the code is not in a git checkout with a commit, or git is missing"
-    changes = _output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
-    return commit, None if changes is None else bool(changes), None
+def git_state(file: Path, installed_from: Mapping[str, Any]) -> tuple[str | None, bool | None, str | None]:
+    """(commit, has changes, why both are None) of the checkout that `file` belongs to, or else of what was installed:
+    `installed_from` is the installer's own record of it (PEP 610)."""
+    folder = str(file.parent)
+    if _output(["git", "-C", folder, "ls-files", file.name]):
+        commit = _output(["git", "-C", folder, "rev-parse", "HEAD"])
+        changes = _output(["git", "-C", folder, "status", "--porcelain", "--untracked-files=no"])
+        if commit is not None:
+            return commit, None if changes is None else bool(changes), None
+    if commit := installed_from.get("vcs_info", {}).get("commit_id"):
+        return commit, False, None
+    return None, None, "the code is not in a git checkout with a commit and not installed from one, or git is missing"
+
+
+def _installed_from() -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(metadata.distribution("trainscale").read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, ValueError):
+        return {}
+    return record
 
 
 def cgroup_cores() -> float | None:

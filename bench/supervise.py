@@ -14,6 +14,7 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
 from bench.provenance import cgroup_cores
 from bench.record import RUN_SHARD, Ending, rank_shard
 from bench.telemetry import Gpus
-from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, STARTED_NS, ClusterEnv
+from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, SCRATCH, STARTED_NS, ClusterEnv
 from jobs.launch import GRACE_S, STOP_SIGNALS, Outcome, Worker, free_ports, launch
 from results.store import ShardContent, Store, new_run_id
 from strategies import load
@@ -192,12 +193,13 @@ def supervise(
             describe_run(shard, store, plan, env, gpus)
             import_module("pyarrow.parquet")
 
-    outcome = launch(
-        _workers(launch_plan, argv, env, run_id, in_fork=in_fork),
-        timeout_s=plan.config.machine.timeout,
-        on_stderr=on_stderr,
-        on_started=while_they_start,
-    )
+    with tempfile.TemporaryDirectory(prefix="trainscale-", ignore_cleanup_errors=True) as scratch:
+        outcome = launch(
+            _workers(launch_plan, argv, {**env, SCRATCH: scratch}, run_id, in_fork=in_fork),
+            timeout_s=plan.config.machine.timeout,
+            on_stderr=on_stderr,
+            on_started=while_they_start,
+        )
     ending = _ending(outcome, plan.config.machine.timeout, last_words)
     if shard is None:
         _speak_for(launch_plan.members[0], ending)

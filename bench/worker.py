@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from types import FrameType
@@ -27,7 +28,7 @@ from bench.telemetry import Gpus, ProcessSampler, Sampler
 from bench.workloads import workload
 from bench.workloads.arithmetic import forward_flops
 from jobs import mpi
-from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, STARTED_NS, ClusterEnv, ClusterError
+from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, SCRATCH, STARTED_NS, ClusterEnv, ClusterError
 from jobs.launch import die_with_launcher
 from jobs.rendezvous import PeerGone, Rendezvous
 from results.store import Store
@@ -45,6 +46,8 @@ class _Stopped(BaseException):
 def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoReturn:
     """Trains as one rank, writes its shard and ends the process, with its exit code. A supervisor started it."""
     die_with_launcher(int(env[LAUNCHER_PID]))
+    # TensorFlow writes the code that it makes of a step, and would remove it where this process ends without it.
+    tempfile.tempdir = env[SCRATCH]
     clock = Clock()
     gpus = Gpus(env)
     cores = sorted(os.sched_getaffinity(0))

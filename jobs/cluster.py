@@ -20,6 +20,9 @@ LAUNCHER_PID = "TRAINSCALE_LAUNCHER_PID"
 STARTED_NS = "TRAINSCALE_STARTED_NS"
 """Set with it: Unix time in ns at which the process was started; the kernel's own record is good to a second."""
 
+SCRATCH = "TRAINSCALE_SCRATCH"
+"""Set with it: a folder for temporary files, which the launcher removes."""
+
 SAMPLED_GPUS = "TRAINSCALE_SAMPLED_GPUS"
 """Set with it: UUIDs of the GPUs that this process samples, which may be those of other workers of its host too."""
 

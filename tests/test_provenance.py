@@ -64,8 +64,11 @@ def test_cpu_model(tmp_path: Path) -> None:
 
 
 def test_git_state_follows_the_checkout(tmp_path: Path) -> None:
-    assert git_state(tmp_path)[:2] == (None, None)
-    assert "not in a git checkout" in str(git_state(tmp_path)[2])
+    file = tmp_path / "file"
+    assert git_state(file, {})[:2] == (None, None)
+    assert "not in a git checkout" in str(git_state(file, {})[2])
+    installed = {"vcs_info": {"vcs": "git", "commit_id": "c0ffee"}}
+    assert git_state(file, installed) == ("c0ffee", False, None)
 
     def git(*words: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]
@@ -73,9 +76,11 @@ def test_git_state_follows_the_checkout(tmp_path: Path) -> None:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     git("init", "-q")
-    (tmp_path / "file").write_text("one")
+    file.write_text("one")
     git("add", "file")
     git("commit", "-qm", "one")
-    assert git_state(tmp_path) == (git("rev-parse", "HEAD"), False, None)
-    (tmp_path / "file").write_text("two")
-    assert git_state(tmp_path)[1] is True
+    assert git_state(file, installed) == (git("rev-parse", "HEAD"), False, None)
+    file.write_text("two")
+    assert git_state(file, installed)[1] is True
+    # Installed into a folder of somebody else's checkout.
+    assert git_state(tmp_path / "foreign", installed) == ("c0ffee", False, None)

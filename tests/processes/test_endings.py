@@ -228,3 +228,11 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(
     assert done.stdout == ""
     assert benchmark.left_behind() == []
     assert not running_benchmarks()
+
+
+def test_a_run_leaves_no_temporary_files(benchmark: Benchmark, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    done = benchmark.run("--strategy=mwms", "--num-workers=2", env={"TMPDIR": str(temporary)})
+    assert done.returncode == 0, done.stderr
+    assert list(temporary.iterdir()) == []
