@@ -26,8 +26,14 @@ _MPI = {
 """mpirun of which library -> where it writes rank, size, local rank and local size. IBM's Spectrum MPI (LSF's jsrun)
 writes what Open MPI does, Intel MPI what MPICH does, whatever batch system they run under."""
 
-_STEP = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_NODEID", "SLURM_GTIDS")
+_STEP = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID")
 """What every task of srun has. A batch script has a SLURM_PROCID as well, but no step: it is nobody's rank."""
+
+_PLACES = ("SLURM_STEP_NODELIST", "SLURM_NODEID", "SLURM_GTIDS")
+"""What it has besides, by which tasks find each other."""
+
+_FOREIGN = ("PMIX_RANK", "PMI_RANK")
+"""What launchers set that are none of these."""
 
 _FIRST_PORT, _NUM_PORTS = 20_000, 12_000
 """Where the tasks of a Slurm step meet: below the ports that systems give to outgoing connections."""
@@ -53,6 +59,12 @@ def read(env: Mapping[str, str]) -> ClusterEnv | None:
         raise ClusterError(
             f"horovodrun started {env['HOROVOD_SIZE']} processes, which it leaves no way to meet: use mpirun, srun "
             "or --num-workers instead"
+        )
+    foreign = next((name for name in _FOREIGN if name in env), None)
+    if not cluster and not launched and foreign and "SLURM_STEP_ID" not in env and env.get("PMI_SIZE") != "1":
+        raise ClusterError(
+            f"{foreign} is set, so a launcher has started this process as one of several, but none that is known here: "
+            "use srun, or mpirun of Open MPI or MPICH, or set TF_CONFIG"
         )
     return cluster or launched
 
@@ -82,6 +94,11 @@ def _from_mpi(env: Mapping[str, str]) -> ClusterEnv | None:
 def _from_slurm(env: Mapping[str, str]) -> ClusterEnv | None:
     if not all(name in env for name in _STEP) or env["SLURM_STEP_NUM_TASKS"] == "1":
         return None
+    if missing := next((name for name in _PLACES if name not in env), None):
+        raise ClusterError(
+            f"{SLURM} has {env['SLURM_STEP_NUM_TASKS']} tasks, but {missing} is not set: let srun's variables through "
+            "to the process"
+        )
     rank, size, node = (_count(env, name) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID"))
     hosts = node_list.expand(env["SLURM_STEP_NODELIST"])
     here = tuple(int(word) for word in re.findall(r"\d+", env["SLURM_GTIDS"]))

@@ -195,6 +195,21 @@ def test_processes_of_horovodrun_are_not_run_as_strangers() -> None:
     assert read({"HOROVOD_SIZE": "1"}) is None
 
 
+@pytest.mark.parametrize("env", [{"PMIX_RANK": "3"}, {"PMI_RANK": "3", "PMI_SIZE": "4"}])
+def test_processes_of_an_unknown_launcher_are_not_run_as_strangers(env: dict[str, str]) -> None:
+    with pytest.raises(ClusterError, match=r"_RANK is set, so a launcher has started this process as one of several"):
+        read(env)
+    assert read({"PMI_RANK": "0", "PMI_SIZE": "1"}) is None
+    one = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_ID": "0"}
+    assert read(env | one) is None
+
+
+@pytest.mark.parametrize("missing", ["SLURM_STEP_NODELIST", "SLURM_NODEID", "SLURM_GTIDS"])
+def test_a_task_that_lacks_a_variable_of_srun_is_not_run_as_a_stranger(missing: str) -> None:
+    with pytest.raises(ClusterError, match=f"a Slurm step has 5 tasks, but {missing} is not set"):
+        read({name: value for name, value in SLURM.items() if name != missing})
+
+
 def test_sources_that_contradict_each_other_are_both_named() -> None:
     env = {"TF_CONFIG": json.dumps(TWO), **OPEN_MPI}
     with pytest.raises(ClusterError, match=r"mpirun of Open MPI started 4 tasks.*TF_CONFIG names 2"):
