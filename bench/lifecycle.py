@@ -18,6 +18,15 @@ RUN_ID = "TRAINSCALE_RUN_ID"
 """Variable in which whoever starts rank 0 tells its workers the run's id."""
 
 
+_NO_JOB = {
+    "sweep_task": "the run is not part of a sweep",
+    "job_id": "no batch system started the run",
+    "restart_count": "only Slurm counts restarts",
+    "restart_of": "no attempt of the same job was cut off before",
+}
+"""Column -> why it is null."""
+
+
 def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str], gpus: Gpus) -> None:
     """Writes what this host can tell of the run: where it runs, and why some columns will be null."""
     fields, reasons = provenance.of_host(env, gpus)
@@ -38,8 +47,11 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
     if preloaded:
         for column in ("import_s", "startup_time_s"):
             reasons[column] = "TensorFlow was loaded once, before the processes were forked"
+    job = _batch_job(store, plan, env)
+    known = {"sweep_task": plan.config.output.sweep_task, **job}
+    reasons |= {column: reason for column, reason in _NO_JOB.items() if known[column] is None}
     shard.update_run(
-        **_batch_job(store, plan, env),
+        **job,
         preloaded=preloaded,
         provenance=fields,
         null_reasons=reasons,
@@ -50,7 +62,7 @@ def _batch_job(store: Store, plan: Plan, env: Mapping[str, str]) -> dict[str, An
     """The job that this run is part of and, where Slurm has requeued it, the run that was cut off."""
     job_id = next((env[name] for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID") if env.get(name)), None)
     if "SLURM_JOB_ID" not in env:
-        return {"job_id": job_id}
+        return {"job_id": job_id, "restart_count": None, "restart_of": None}
     count = int(env.get("SLURM_RESTART_COUNT") or 0)
     fields = plan.run_fields()
     same = {name: fields[name] for name in ("experiment", "label", "sweep_task", "strategy", "model", "global_batch")}

@@ -1,14 +1,17 @@
 """A sweep file, a matrix of benchmarks in TOML, and the runs that it means.
 
-repeats = 3
-preload = true          # load TensorFlow once and fork the runs: faster, but start-up times are not measured
-exclude = [{ strategy = ["single", "mirrored"], nodes = [2, 4] }]   # leaves out what has one of these values each
-[settings]              # flags of every run, as in `python -m bench.run --help`
-device = "cpu"
-[matrix]                # every combination of one value of each axis
-workload = [{ model = "mnist_cnn", dataset = "digits" }, { model = "vgg16_cifar" }]
-nodes = [1, 2, 4]       # a table sets several flags, anything else the flag that the axis is named after
-tasks_per_node = 1      # nodes and tasks_per_node are no flags: they say how a run is started
+    repeats = 3
+    preload = true          # load TensorFlow once and fork the runs: faster, but start-up times are not measured
+    exclude = [{ strategy = ["single", "mirrored"], nodes = [2, 4] }]   # leaves out what has one of these values each
+    [settings]              # flags of every run, as in `python -m bench.run --help`
+    device = "cpu"
+    [matrix]                # every combination of one value of each axis
+    workload = [{ model = "mnist_cnn", dataset = "digits" }, { model = "vgg16_cifar" }]
+    nodes = [1, 2, 4]       # a table sets several flags, anything else the flag that the axis is named after
+    tasks_per_node = 1
+
+`nodes` and `tasks_per_node` are no flags: they say how a run is started. Tasks are all processes, those of `ps` that
+train nothing counted in.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""A site's settings, typed once: `~/.config/trainscale/site.toml`, or a file that --site names; flags win.
+"""A site's settings, typed once: `~/.config/trainscale/site.toml`, or a file that --site names.
 
-partition = "gpu"
-account = "ai-42"
-gres = "gpu:4"
-modules = ["cuda/12.4"]
-extra_sbatch = ["--constraint=a100", "--reservation=bench"]
-environment = { NCCL_SOCKET_IFNAME = "ib0" }
+    partition = "gpu"
+    account = "ai-42"
+    gres = "gpu:4"
+    modules = ["cuda/12.4"]
+    extra_sbatch = ["--constraint=a100", "--reservation=bench"]
+    environment = { NCCL_SOCKET_IFNAME = "ib0" }
+
+Flags of the command line win; those that may be given several times are added.
 """
 
 from __future__ import annotations
