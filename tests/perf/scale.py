@@ -91,7 +91,7 @@ def launches(folder: Path) -> None:
     words = ["--strategy=mwms", "--device=cpu", "--cores-per-device=1", f"--results-dir={folder}/runs"]
     benchmark = [sys.executable, "-m", "bench.run", *words]
     spent: dict[str, list[float]] = {"here": [], "srun": []}
-    cluster = SlurmCluster(folder / "slurm", network=80)
+    cluster = SlurmCluster(folder / "slurm")
     cluster.start()
     try:
         commands = {"here": [*benchmark, "--num-workers=2"], "srun": ["srun", "-N2", *benchmark]}

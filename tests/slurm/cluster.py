@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -12,7 +13,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.benchmark import ROOT
@@ -54,6 +55,24 @@ PartitionName=closed Nodes=ALL State=DOWN
 """
 
 
+def free_network() -> int:
+    """One that no other cluster has, be it of a test run that was killed."""
+    for number in range(64, 128):
+        with contextlib.suppress(OSError), socket.socket() as port:
+            port.bind(("", _port(number)))
+            if not Path(f"/sys/class/net/{_bridge(number)}").exists():
+                return number
+    raise AssertionError("all networks are taken")
+
+
+def _port(network: int) -> int:
+    return 10_000 + 100 * network
+
+
+def _bridge(network: int) -> str:
+    return f"ts{network}"
+
+
 def _run(*words: str, check: bool = True) -> str:
     return subprocess.run(words, capture_output=True, text=True, timeout=BOUND_S, check=check).stdout
 
@@ -63,7 +82,7 @@ class SlurmCluster:
     """`nodes` nodes named node1, node2, ... whose files lie in `folder`, with 10.`network`.0.1, ... for addresses."""
 
     folder: Path
-    network: int = 78
+    network: int = field(default_factory=free_network)
     """Clusters on one machine need different ones."""
     nodes: int = 12
     cpus: int = 4
@@ -132,9 +151,9 @@ class SlurmCluster:
             folder=self.folder,
             net=self._net,
             controller=socket.gethostname(),
-            port=self._port,
-            first=self._port + 1,
-            last=self._port + self.nodes,
+            port=_port(self.network),
+            first=_port(self.network) + 1,
+            last=_port(self.network) + self.nodes,
             nodes=self.nodes,
             cpus=self.cpus,
             gpus=self.gpus,
@@ -143,10 +162,9 @@ class SlurmCluster:
         os.environ |= self.env
         self._make_gpus()
         self._start_munge()
-        self._remove_network()  # of a test run that was killed
-        _run("ip", "link", "add", self._bridge, "type", "bridge")
-        _run("ip", "addr", "add", f"{self._net}.254/24", "dev", self._bridge)
-        _run("ip", "link", "set", self._bridge, "up")
+        _run("ip", "link", "add", _bridge(self.network), "type", "bridge")
+        _run("ip", "addr", "add", f"{self._net}.254/24", "dev", _bridge(self.network))
+        _run("ip", "link", "set", _bridge(self.network), "up")
         self._start_daemon("slurmctld")
         for number in self._numbers:
             self._start_node(number)
@@ -168,19 +186,11 @@ class SlurmCluster:
         for number in self._numbers:
             _run("ip", "link", "del", f"ts{self.network}.{number}", check=False)
             _run("ip", "netns", "del", f"ts{self.network}-{number}", check=False)
-        _run("ip", "link", "del", self._bridge, check=False)
+        _run("ip", "link", "del", _bridge(self.network), check=False)
 
     @property
     def _net(self) -> str:
         return f"10.{self.network}.0"
-
-    @property
-    def _port(self) -> int:
-        return 10_000 + 100 * self.network
-
-    @property
-    def _bridge(self) -> str:
-        return f"ts{self.network}"
 
     @property
     def _numbers(self) -> range:
@@ -207,7 +217,7 @@ class SlurmCluster:
         name, inside, outside = f"node{number}", f"ts{self.network}-{number}", f"ts{self.network}.{number}"
         _run("ip", "netns", "add", inside)
         _run("ip", "link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", inside)
-        _run("ip", "link", "set", outside, "master", self._bridge, "up")
+        _run("ip", "link", "set", outside, "master", _bridge(self.network), "up")
         _run("ip", "-n", inside, "addr", "add", f"{self._net}.{number}/24", "dev", "eth0")
         for device in ("eth0", "lo"):
             _run("ip", "-n", inside, "link", "set", device, "up")
