@@ -49,7 +49,8 @@ class SweepOnSlurm:
     def watching(self, *flags: str) -> Iterator[subprocess.Popen[str]]:
         """The sweep while it runs; it and its jobs end with the block."""
         process = subprocess.Popen(
-            self.command(*flags),
+            # As from a terminal: what a script starts in the background ignores Ctrl-C.
+            ["env", "--default-signal=INT", *self.command(*flags)],
             cwd=ROOT,
             env=clean_environment() | self.slurm.env,
             stdout=subprocess.PIPE,
