@@ -25,7 +25,9 @@ def start_sweep(folder: Path, matrix: str, *, preload: bool, repeats: int = 1) -
     file.write_text(
         f"repeats = {repeats}\npreload = {str(preload).lower()}\n[settings]\n{SETTINGS}\n[matrix]\n{matrix}\n"
     )
-    command = [sys.executable, "-m", "jobs.sweep", str(file), f"--results-dir={folder / 'data'}"]
+    # As from a terminal: what a script starts in the background ignores Ctrl-C.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "jobs.sweep", str(file)]
+    command.append(f"--results-dir={folder / 'data'}")
     return subprocess.Popen(
         command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
