@@ -143,7 +143,10 @@ def _named(found: Sequence[dict[str, Any]], path: Path) -> Iterator[Configuratio
         for name, value in flags.items():
             values.setdefault(name, set()).add(str(value))
     varied = {name for name, seen in values.items() if len(seen) > 1 or any(name not in flags for flags in found)}
-    names = [_name(flags, varied) for flags in found]
+    short = varied & {*_LAUNCH, *_SAID_PLAINLY, *_LETTERS}
+    names = [_name(flags, short) for flags in found]
+    if len(set(names)) < len(names):
+        names = [_name(flags, varied) for flags in found]
     again = Counter(names)
     keys = set()
     for flags, text, name in zip(found, texts, names, strict=True):
@@ -168,7 +171,7 @@ def _named(found: Sequence[dict[str, Any]], path: Path) -> Iterator[Configuratio
 
 
 def _name(flags: Mapping[str, Any], varied: set[str]) -> str:
-    """What tells a configuration from the others: strategy and model, size, and what else varies."""
+    """What tells a configuration from the others: strategy and model, size, and what else of `varied` it has."""
     words = [str(flags[name]) for name in _SAID_PLAINLY if name in flags and (name in varied or name != "precision")]
     if varied & set(_LAUNCH):
         words.append(f"{flags.get('nodes', 1)}x{flags.get('tasks_per_node', 1)}")
