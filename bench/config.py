@@ -16,10 +16,9 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
 from bench.errors import UsageError, unknown_name
 from jobs import command_line
+from jobs.cluster import MAX_PORT
 from jobs.command_line import Refused, file_words, flag, value_of
 from strategies.base import ExchangeConfig, NumericsConfig
-
-_MAX_PORT = 65535
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,11 +100,9 @@ class MachineConfig:
             _positive(flag(name), getattr(self, name))
         _positive("--intra-op-threads", self.intra_op_threads)
         _positive("--inter-op-threads", self.inter_op_threads)
-        if (
-            self.port_base is not None
-            and not 1 <= self.port_base <= _MAX_PORT - (self.num_processes or self.num_workers or 1) + 1
-        ):
-            raise UsageError(f"--port-base is {self.port_base}: every worker's port must be within 1 to {_MAX_PORT}")
+        last_port = (self.port_base or 1) + (self.num_processes or self.num_workers or 1) - 1
+        if self.port_base is not None and not 1 <= self.port_base <= last_port <= MAX_PORT:
+            raise UsageError(f"--port-base is {self.port_base}: every worker's port must be within 1 to {MAX_PORT}")
         if not self.timeout > 0:
             raise UsageError(f"--timeout is {self.timeout:g}: give a number of seconds above 0")
 

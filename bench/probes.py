@@ -186,7 +186,7 @@ def tell_tensorflow(local_rank: int, local_size: int) -> None:
 def tell_mpi() -> None:
     """A probe: loads MPI and prints the name of the library."""
     try:
-        print(mpi.library())
+        print(mpi.loaded_library())
     except ClusterError as error:
         sys.exit(" ".join(str(error).split()))
 

@@ -14,6 +14,9 @@ TF_CONFIG, MPIRUN, SLURM = "TF_CONFIG", "mpirun", "a Slurm step"
 
 MAX_PORT = 65535
 
+OUR_PORTS = range(20_000, 32_000)
+"""Where processes listen that nobody named a port for: below those that systems give to outgoing connections."""
+
 LAUNCHER_PID = "TRAINSCALE_LAUNCHER_PID"
 """Set for the processes that a launcher of ours starts: they train, and do not launch again."""
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs import node_list
-from jobs.cluster import MAX_PORT, MPIRUN, ROLES, SLURM, TF_CONFIG, ClusterEnv, ClusterError, Task
+from jobs.cluster import MAX_PORT, MPIRUN, OUR_PORTS, ROLES, SLURM, TF_CONFIG, ClusterEnv, ClusterError, Task
 
 _MPI = {
     "Open MPI": (
@@ -35,8 +35,6 @@ _PLACES = ("SLURM_STEP_NODELIST", "SLURM_NODEID", "SLURM_GTIDS")
 _FOREIGN = ("PMIX_RANK", "PMI_RANK")
 """What launchers set that are none of these."""
 
-_FIRST_PORT, _NUM_PORTS = 20_000, 12_000
-"""Where the tasks of a Slurm step meet: below the ports that systems give to outgoing connections."""
 _CANDIDATES = 4
 """Ports to try, one after another: another job on the host may have the first."""
 
@@ -131,7 +129,7 @@ def _ports(step: str, env: Mapping[str, str]) -> list[int]:
         return list(range(first, min(last, first + _CANDIDATES - 1) + 1))
     job, _, number = step.partition(".")
     start = int(job) * 131 + int(number) if job.isdigit() and number.isdigit() else 0
-    return [_FIRST_PORT + (start + turn * 1009) % _NUM_PORTS for turn in range(_CANDIDATES)]
+    return [OUR_PORTS[(start + turn * 1009) % len(OUR_PORTS)] for turn in range(_CANDIDATES)]
 
 
 def _count(env: Mapping[str, str], name: str) -> int:

@@ -23,7 +23,7 @@ class MpiFault(ClusterError):
     exit_code = 3
 
 
-def library() -> str:
+def loaded_library() -> str:
     """The MPI that mpi4py loads, such as `Open MPI v4.1.8`. Raises MpiFault. Does not start MPI."""
     try:
         import mpi4py
@@ -37,7 +37,7 @@ def library() -> str:
 
 def check_launcher(cluster: ClusterEnv, env: Mapping[str, str]) -> None:
     """Raises MpiFault when what started this process cannot be understood by the MPI library."""
-    loaded = library()
+    loaded = loaded_library()
     family = next((name for name in _FITTING if loaded.startswith(name)), None)
     if family is None:
         return
@@ -68,7 +68,7 @@ def locate(cluster: ClusterEnv, env: Mapping[str, str]) -> ClusterEnv:
 
     MPI.Init_thread()
     world = MPI.COMM_WORLD
-    check_size(cluster, world.Get_size(), f"{library()} of mpi4py")
+    check_size(cluster, world.Get_size(), f"{loaded_library()} of mpi4py")
     places = [address.rpartition(":")[::2] for address in world.allgather(offer(cluster))]
     one_host = len({host for host, _ in places}) == 1
     return cluster.with_addresses([f"{'127.0.0.1' if one_host else host}:{port}" for host, port in places])

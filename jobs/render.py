@@ -18,8 +18,6 @@ from jobs.command_line import Refused, value_of
 from jobs.script import Step, render
 from jobs.site import Site, profile_words
 
-EXIT_OK, EXIT_USAGE = 0, 2
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -65,9 +63,9 @@ def main(argv: Sequence[str]) -> int:
         )
     except Refused as error:
         print(f"jobs.render: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return error.exit_code
     print(text, end="")
-    return EXIT_OK
+    return 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
-from jobs.cluster import ClusterEnv, ClusterError
+from jobs.cluster import OUR_PORTS, ClusterEnv, ClusterError
 
 _RETRY_S = 0.1
 _HELLO_S = 5.0
@@ -27,7 +27,6 @@ _WELCOME_S = 30.0
 _WELCOME = b"welcome"
 _LEAVE_S = 10.0
 """How long rank 0 waits for another process that has done its work to end."""
-_FIRST_PORT, _NUM_PORTS = 20_000, 12_000
 _LENGTH = struct.Struct("!I")
 _MAX_FRAME = 1 << 24
 
@@ -105,14 +104,13 @@ class Rendezvous:
 
 
 def offer(cluster: ClusterEnv) -> str:
-    """This host and a port of it that is free now. Each process of a job, and each job, begins to look elsewhere, and
-    none where systems take the ports of outgoing connections from."""
+    """This host and a port of it that is free now. Each process of a job, and each job, begins to look elsewhere."""
     start = zlib.crc32(f"{cluster.job or os.getpid()} {cluster.rank}".encode())
-    for turn in range(_NUM_PORTS):
-        port = _FIRST_PORT + (start + turn) % _NUM_PORTS
+    for turn in range(len(OUR_PORTS)):
+        port = OUR_PORTS[(start + turn) % len(OUR_PORTS)]
         with suppress(PortTaken), closing(_listener(port)):
             return f"{socket.gethostname()}:{port}"
-    raise PortTaken(f"no port from {_FIRST_PORT} to {_FIRST_PORT + _NUM_PORTS - 1} is free on {socket.gethostname()}")
+    raise PortTaken(f"no port from {OUR_PORTS[0]} to {OUR_PORTS[-1]} is free on {socket.gethostname()}")
 
 
 def _welcome(cluster: ClusterEnv) -> Iterator[tuple[int, socket.socket]]:

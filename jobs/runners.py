@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from jobs.script import STEP_NAME
-from jobs.slurm import end_step
+from jobs.slurm import SlurmFault, end_step
 
 Figures = dict[str, Any]
 """The last line of `bench.run --json`; of a run that printed none, its status "refused" and why."""
@@ -25,6 +25,8 @@ ended."""
 
 class RunnerDied(Exception):
     """Nothing more can be run; one line that says why."""
+
+    exit_code = 4
 
 
 @contextmanager
@@ -46,12 +48,14 @@ def steps() -> Iterator[Runner]:
 
     def run(words: Sequence[str]) -> Figures:
         name = next((word.removeprefix(STEP_NAME) for word in words if word.startswith(STEP_NAME)), None)
+        process: subprocess.Popen[str] | None = None
 
         def stop() -> None:
-            if name is None:
-                process.terminate()  # mpirun passes it on
-            else:
-                end_step(os.environ["SLURM_JOB_ID"], name)
+            with suppress(SlurmFault):
+                if name is not None and end_step(os.environ["SLURM_JOB_ID"], name):
+                    return
+            if process is not None:  # mpirun passes it on, srun has nothing to lose before its step has begun
+                process.terminate()
 
         with _interrupts_wait(stop):
             process = subprocess.Popen(
@@ -107,9 +111,8 @@ def _interrupts_wait(on_interrupt: Callable[[], None]) -> Iterator[None]:
 
     def note(_signum: int, _frame: FrameType | None) -> None:
         nonlocal interrupted
-        if not interrupted:
-            interrupted = True
-            on_interrupt()
+        interrupted = True
+        on_interrupt()  # each time: the first may have come before there was anything to stop
 
     before = signal.signal(signal.SIGINT, note)
     try:

@@ -16,14 +16,7 @@ _UNENDED = (
 )
 _HOPELESS = (
     *("PartitionDown", "PartitionInactive", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"),
-    *(
-        "InvalidAccount",
-        "InvalidQOS",
-        "AccountNotAllowed",
-        "QOSNotAllowed",
-        "JobHoldMaxRequeue",
-        "launch failed requeued held",
-    ),
+    *("InvalidAccount", "InvalidQOS", "AccountNotAllowed", "QOSNotAllowed", "JobHoldMaxRequeue"),
 )
 _INTERACTIVE = 0xFFFFFFF0
 """Steps from here on are no users' steps: batch scripts, and the shells that salloc opens on some sites."""
@@ -75,12 +68,13 @@ def cancel(job: str) -> None:
     _call("scancel", job)
 
 
-def end_step(job: str, name: str) -> None:
-    """Asks the processes of a job's step of that name to stop, so that they can still record."""
-    for line in _call("squeue", "--noheader", "--steps", f"--jobs={job}", "--format=%i|%j").splitlines():
-        step, _, named = line.partition("|")
-        if named == name:
-            _call("scancel", "--signal=TERM", step)
+def end_step(job: str, name: str) -> bool:
+    """Asks the processes of a job's step of that name to stop, so that they can still record; was there one?"""
+    shown = _call("squeue", "--noheader", "--steps", f"--jobs={job}", "--format=%i|%j").splitlines()
+    steps = [step for step, _, named in (line.partition("|") for line in shown) if named == name]
+    for step in steps:
+        _call("scancel", "--signal=TERM", step)
+    return bool(steps)
 
 
 def states(jobs: Collection[str]) -> dict[str, JobState]:

@@ -33,7 +33,7 @@ from jobs.submission import Submission, grouped
 from results.schema import RUN_TABLES, SCHEMA_VERSION
 from results.store import Store, StoreError, new_run_id
 
-EXIT_OK, EXIT_USAGE, EXIT_ENVIRONMENT, EXIT_WORKLOAD, EXIT_SIGINT = 0, 2, 3, 4, 130
+EXIT_OK, EXIT_WORKLOAD, EXIT_SIGINT = 0, 4, 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,15 +239,9 @@ def main(argv: Sequence[str]) -> int:
         if options.submit:
             return submit_all(runs, options, argv, console)
         return run_all(runs, sweep, options, console)
-    except Refused as error:
+    except (Refused, SlurmFault, StoreError, RunnerDied) as error:
         print(f"jobs.sweep: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except (SlurmFault, StoreError) as error:
-        print(f"jobs.sweep: {error}", file=sys.stderr)
-        return EXIT_ENVIRONMENT
-    except RunnerDied as error:
-        print(f"jobs.sweep: {error}", file=sys.stderr)
-        return EXIT_WORKLOAD
+        return error.exit_code
     except KeyboardInterrupt:
         print("jobs.sweep: interrupted; finished runs are kept, the same command continues", file=sys.stderr)
         return EXIT_SIGINT

@@ -46,11 +46,11 @@ class SweepOnSlurm:
         return self.slurm.call(*before, *self.command(*flags), env=clean_environment(), timeout=BOUND_S)
 
     @contextmanager
-    def watching(self, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    def watching(self, *flags: str, before: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
         """The sweep while it runs; it and its jobs end with the block."""
         process = subprocess.Popen(
             # As from a terminal: what a script starts in the background ignores Ctrl-C.
-            ["env", "--default-signal=INT", *self.command(*flags)],
+            ["env", "--default-signal=INT", *before, *self.command(*flags)],
             cwd=ROOT,
             env=clean_environment() | self.slurm.env,
             stdout=subprocess.PIPE,
@@ -268,24 +268,12 @@ def test_a_watcher_that_is_interrupted_finds_its_jobs_again(sweep: SweepOnSlurm)
 
 def test_ctrl_c_in_an_allocation_keeps_what_was_measured(sweep: SweepOnSlurm) -> None:
     sweep.write('[matrix]\nstrategy = [{ strategy = "mwms", nodes = 2 }]', settings=ENDLESS)
-    words = ["salloc", "-N2", "--quiet", *sweep.command()]
-    process = subprocess.Popen(
-        words,
-        cwd=ROOT,
-        env=clean_environment() | sweep.slurm.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
+    with sweep.watching(before=("salloc", "-N2", "--quiet")) as process:
         shards = "data/.shards/*/rank-*"
         wait_for(lambda: [shard for shard in sweep.folder.glob(shards) if '"iters"' in shard.read_text()])
         (sweeping,) = (child for child in psutil.Process(process.pid).children() if "jobs.sweep" in child.cmdline())
         sweeping.send_signal(signal.SIGINT)
         stdout, _ = process.communicate(timeout=BOUND_S)
-    finally:
-        process.kill()
-        sweep.slurm.end_jobs()
     assert "interrupted; finished runs are kept, the same command continues" in stdout
     (run,) = sweep.runs()
     assert (run["status"], run["error"]) == ("interrupted", "stopped by SIGTERM")
