@@ -65,10 +65,10 @@ class SweepOnSlurm:
             self.slurm.end_jobs()
 
     def runs(self) -> list[dict[str, Any]]:
-        try:
-            found = pd.read_parquet(self.folder / "data" / "runs")
-        except FileNotFoundError:
+        """Those that are recorded, by start; the table's folder exists before its first file does."""
+        if not list(self.folder.glob("data/runs/date=*/*.parquet")):
             return []
+        found = pd.read_parquet(self.folder / "data" / "runs")
         rows: list[dict[str, Any]] = found.sort_values("started_at").to_dict("records")  # type: ignore[assignment]
         return rows
 
