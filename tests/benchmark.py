@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,28 @@ class Benchmark:
     def left_behind(self) -> list[str]:
         """Every file and folder below the results directory."""
         return sorted(str(path.relative_to(self.results)) for path in self.results.rglob("*"))
+
+
+def shard_lines(benchmark: Benchmark, rank: int, kind: str) -> int:
+    """Rows of a kind that a rank of the run under way has written."""
+    paths = list(benchmark.results.glob(f".shards/*/rank-{rank:05d}.jsonl"))
+    return sum(json.loads(line)[0] == kind for line in paths[0].read_text().splitlines()[:-1]) if paths else 0
+
+
+def wait_until_timing(benchmark: Benchmark, process: subprocess.Popen[str], ranks: int = 2) -> None:
+    """Returns when every rank has recorded some timed iterations."""
+    deadline = time.monotonic() + BOUND_S
+    while any(shard_lines(benchmark, rank, "iters") < 6 for rank in range(ranks)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def worker_pid(benchmark: Benchmark, rank: int) -> int:
+    """The process of a rank of the run under way."""
+    (path,) = benchmark.results.glob(f".shards/*/rank-{rank:05d}.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return next(int(row["pid"]) for kind, row in rows if kind == "rank" and "pid" in row)
 
 
 def clean_environment() -> dict[str, str]:

@@ -8,39 +8,26 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from jobs.launch import free_ports
-from tests.benchmark import BOUND_S, ROOT, Benchmark, clean_environment
+from tests.benchmark import (
+    BOUND_S,
+    ROOT,
+    Benchmark,
+    clean_environment,
+    shard_lines,
+    wait_until_timing,
+    worker_pid,
+)
 from tests.processes.conftest import running_benchmarks
 
 pytestmark = pytest.mark.processes
 
 TWO = ("--strategy=mwms", "--num-workers=2")
 ENDLESS = ("--num-iters=100000", "--telemetry-period=0")
-
-
-def shard_lines(benchmark: Benchmark, rank: int, kind: str) -> int:
-    paths = list(benchmark.results.glob(f".shards/*/rank-{rank:05d}.jsonl"))
-    return sum(json.loads(line)[0] == kind for line in paths[0].read_text().splitlines()[:-1]) if paths else 0
-
-
-def wait_until_timing(benchmark: Benchmark, process: subprocess.Popen[str], ranks: int = 2) -> None:
-    """Returns when every rank has recorded some timed iterations."""
-    deadline = time.monotonic() + BOUND_S
-    while any(shard_lines(benchmark, rank, "iters") < 6 for rank in range(ranks)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def worker_pid(benchmark: Benchmark, rank: int) -> int:
-    (path,) = benchmark.results.glob(f".shards/*/rank-{rank:05d}.jsonl")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return next(int(row["pid"]) for kind, row in rows if kind == "rank" and "pid" in row)
 
 
 def test_a_killed_worker_ends_the_run_and_every_iteration_is_kept(benchmark: Benchmark) -> None:
