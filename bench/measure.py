@@ -119,6 +119,7 @@ def _finish(
                 "t_start_ns": call.start_ns,
                 "duration_s": (end_ns - call.start_ns) / 1e9,
                 "data_wait_s": steps.data_wait_s,
+                "compute_s": steps.compute_s,
                 "loss": float(steps.loss.mean()),
             }
             if steps.worker is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,12 @@ ITERS = (
     Column("t_start_ns", "int64", "Unix time on rank 0's clock"),
     Column("duration_s", "float64", "until every device of the rank had finished"),
     Column("data_wait_s", "float64", "part of duration_s in which the rank waited for input"),
+    Column(
+        "compute_s",
+        "float64",
+        "part of duration_s from having the batch to having this rank's own gradients, before they are exchanged; of "
+        "several replicas the slowest; null where it was not measured",
+    ),
     Column("loss", "float64", "mean cross-entropy over the images this rank trained in the iteration"),
 )
 

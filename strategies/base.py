@@ -118,6 +118,9 @@ class Steps:
     """[num_batches], each the mean over the images that this process trained in that step."""
     data_wait_s: float
     """s in which the process waited for input."""
+    compute_s: float
+    """s from having a step's input to having the gradients of this process's slowest replica, before they are
+    exchanged."""
     samples: npt.NDArray[np.int32] | None = None
     """[num_batches, images]: what was trained. Where the workload is provable."""
     projections: npt.NDArray[np.float32] | None = None
@@ -127,9 +130,15 @@ class Steps:
     """Where another process performed the steps."""
 
     @classmethod
-    def of(cls, loss: Any, data_wait_s: float, samples: Any = None, projections: Any = None) -> Steps:
+    def of(cls, loss: Any, data_wait_s: Any, compute_s: Any, samples: Any = None, projections: Any = None) -> Steps:
         """Steps that this process performed, of what the compiled call returned."""
-        return cls(loss=loss, data_wait_s=data_wait_s, samples=samples, projections=projections)
+        return cls(
+            loss=loss,
+            data_wait_s=float(data_wait_s),
+            compute_s=float(compute_s),
+            samples=samples,
+            projections=projections,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,10 +136,10 @@ class CoordinatedTrainer:
         def turn(iterator: Any, num_batches: Any) -> Any:
             start = tf.timestamp()
             with tf.control_dependencies([start]):
-                loss_sums, data_wait_s, *proof = steps(iterator, num_batches)
+                loss_sums, *clocks_and_proof = steps(iterator, num_batches)
             with tf.control_dependencies([loss_sums]):
                 end = tf.timestamp()
-            return which_worker(), start, end, data_wait_s, loss_sums, *proof
+            return which_worker(), start, end, loss_sums, *clocks_and_proof
 
         self._turn = turn
 
@@ -176,9 +176,9 @@ class CoordinatedTrainer:
         """The workers' memory is not this process's to reset."""
 
     def _steps_of(self, fetched: Any) -> Steps:
-        worker, start, end, data_wait_s, loss_sums, *proof = fetched
+        worker, start, end, loss_sums, *clocks_and_proof = fetched
         return replace(
-            Steps.of(loss_sums / self._images_of_step, float(data_wait_s), *proof),
+            Steps.of(loss_sums / self._images_of_step, *clocks_and_proof),
             worker=WorkerClock(
                 rank=self._ranks[int(worker)], t_start_ns=round(start * 1e9), duration_s=float(end - start)
             ),

@@ -26,6 +26,9 @@ _REDUCTIONS = {
 }
 """TensorFlow's classes that add up the gradients of one process's devices -> our names."""
 
+_CLOCK_DEVICE = "CPU:0"
+"""Where clocks are read and reckoned with."""
+
 _FIRST_SCALE, _STEPS_TO_GROW = 2.0**15, 2000
 """Of dynamic loss scaling, as Keras's LossScaleOptimizer has them."""
 
@@ -75,11 +78,10 @@ class ReplicatedTrainer:
         return [variable.value for variable in (*self.model.variables, *self._optimizer.variables)]
 
     def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
-        loss_sums, data_wait_s, *proof = self._steps(self._iterator, tf.constant(num_batches))
+        loss_sums, *clocks_and_proof = self._steps(self._iterator, tf.constant(num_batches))
 
         def read() -> Sequence[Steps]:
-            losses = loss_sums.numpy() / self._images_of_step
-            return [Steps.of(losses, float(data_wait_s.numpy()), *(part.numpy() for part in proof))]
+            return [Steps.of(loss_sums.numpy() / self._images_of_step, *(part.numpy() for part in clocks_and_proof))]
 
         return read
 
@@ -143,55 +145,42 @@ def compile_steps(
     images_of_update: int,
     exchange: Exchange | None,
 ) -> Any:
-    """A tf.function (iterator, num_batches) -> (loss sums [num_batches], s of waiting for input), followed by samples
-    and projections (`strategies.base.Steps`) where the workload is provable.
+    """A tf.function (iterator, num_batches) -> (loss sums [num_batches], s of waiting for input, s of computing
+    gradients), followed by samples and projections (`strategies.base.Steps`) where the workload is provable.
 
     It performs optimizer steps of the replicas of one process, each on the mean gradient of `images_of_update` images:
     those of all replicas whose gradients the distribution sums.
     """
-    # Keras variables are wrappers; the tape wants TensorFlow's own.
-    weights = [variable.value for variable in model.trainable_variables]
+    gradients_of = _backward_pass(model, workload, images_of_update)
     scaled = workload.numerics.precision == "fp16"
     # Outside the distribution's scope: replicas get the scale as an argument and never write it.
     scale_now = tf.Variable(_FIRST_SCALE if scaled else 1.0, trainable=False)
     steps_since = tf.Variable(0, trainable=False)
 
-    def gradients_of(images: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        with tf.GradientTape() as tape:
-            logits = tf.cast(model(images, training=True), tf.float32)
-            losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-            loss_sum = tf.reduce_sum(losses)
-            loss = loss_sum / images_of_update
-            if scaled:
-                loss *= scale
-        return loss_sum, tape.gradient(loss, weights)
-
-    if workload.numerics.xla:
-        gradients_of = tf.function(gradients_of, jit_compile=True)
-
     # The loop below needs AutoGraph; this does not, and rewriting all that it calls would double the time of tracing.
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def replica_step(
         images: tf.Tensor, labels: tf.Tensor, received: tf.Tensor, scale: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         # Computing waits for the clock below, else the executor may start it first and call that a data wait.
         with tf.control_dependencies([received]):
             images = tf.identity(images)
         loss_sum, gradients = gradients_of(images, labels, scale)
+        computed = _time_of(gradients, loss_sum)  # nothing below waits for it
         if exchange is not None:
             gradients = exchange.average(gradients)
         overflows = tf.constant(0.0)
         if scaled:
             gradients, overflows = _unscale(gradients, scale)
         optimizer.apply(gradients, model.trainable_variables)
-        return loss_sum, overflows, _projections(gradients) if workload.provable else tf.constant(0.0)
+        return loss_sum, computed, overflows, _projections(gradients) if workload.provable else tf.constant(0.0)
 
     @tf.function  # type: ignore[untyped-decorator]
     def steps(iterator: Any, num_batches: tf.Tensor) -> tuple[tf.Tensor, ...]:
         loss_sums = tf.TensorArray(tf.float32, size=num_batches)
         seen = tf.TensorArray(tf.int32, size=num_batches)
         projected = tf.TensorArray(tf.float32, size=num_batches)
-        data_wait_s = tf.constant(0.0, tf.float64)
+        data_wait_s, compute_s = tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64)
         scale, since = scale_now.read_value(), steps_since.read_value()
         for step in tf.range(num_batches):
             # One step at a time: asking for the next batch during this one would hide or invent data waits.
@@ -203,7 +192,11 @@ def compile_steps(
             with tf.control_dependencies([*local(images), *local(labels)]):
                 received = tf.timestamp()
             data_wait_s += received - asked
-            sums, overflows, projections = distribution.run(replica_step, args=(images, labels, received, scale))
+            sums, computed, overflows, projections = distribution.run(
+                replica_step, args=(images, labels, received, scale)
+            )
+            with tf.device(_CLOCK_DEVICE):
+                compute_s += tf.reduce_max(local(computed)) - received
             loss_sums = loss_sums.write(step, tf.add_n(local(sums)))
             if workload.provable:
                 seen = seen.write(step, tf.concat(local(samples), 0))
@@ -214,9 +207,40 @@ def compile_steps(
             scale_now.assign(scale)
             steps_since.assign(since)
         proof = (seen.stack(), projected.stack()) if workload.provable else ()
-        return loss_sums.stack(), data_wait_s, *proof
+        return loss_sums.stack(), data_wait_s, compute_s, *proof
 
     return steps
+
+
+def _backward_pass(model: Any, workload: Workload, images_of_update: int) -> Any:
+    """A function (images, labels, loss scale) of a replica -> (sum of its losses, its gradients)."""
+    # Keras variables are wrappers; the tape wants TensorFlow's own.
+    weights = [variable.value for variable in model.trainable_variables]
+    scaled = workload.numerics.precision == "fp16"
+
+    def gradients_of(images: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            logits = tf.cast(model(images, training=True), tf.float32)
+            losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+            loss_sum = tf.reduce_sum(losses)
+            loss = loss_sum / images_of_update
+            if scaled:
+                loss *= scale
+        return loss_sum, tape.gradient(loss, weights)
+
+    return tf.function(gradients_of, jit_compile=True) if workload.numerics.xla else gradients_of
+
+
+def _time_of(gradients: list[tf.Tensor], loss_sum: tf.Tensor) -> tf.Tensor:
+    """s since 1970 when a replica had computed all its gradients."""
+    with tf.control_dependencies(gradients):
+        last = tf.identity(loss_sum)
+    # On a GPU an operation is done when its kernel is queued. A value that the CPU asks for after all of them were
+    # queued arrives when they have run; the loss is a scalar, so that costs next to nothing.
+    with tf.device(_CLOCK_DEVICE):
+        read = tf.identity(last)
+        with tf.control_dependencies([read]):
+            return tf.timestamp()
 
 
 def _projections(gradients: list[tf.Tensor]) -> tf.Tensor:

@@ -42,7 +42,7 @@ def write_and_merge(store: Store, ranks: int) -> Tables:
             start_ns = number * _SECOND_NS + rank
             shard.add_iter(
                 {"iter": number, "warmup": number < 2, "num_batches": 5, "t_start_ns": start_ns, "duration_s": 0.9}
-                | {"data_wait_s": 0.1, "loss": float(rank)}
+                | {"data_wait_s": 0.1, "compute_s": 0.6, "loss": float(rank)}
             )
         for number in range(SAMPLES):
             shard.add_telemetry({"t_ns": number * _SECOND_NS // 2 + rank, "gpu_mem_used_bytes": rank + number})

@@ -14,8 +14,17 @@ START = datetime(2026, 5, 1, 12, tzinfo=timezone.utc)
 SECOND = 1_000_000_000
 
 
-def add_run(root: Path, step_times_s: Sequence[float] = (0.1, 0.1), **fields: Any) -> dict[str, Any]:
-    """A run whose timed iterations of ten steps took these times a step on every rank; returns its row."""
+def add_run(
+    root: Path,
+    step_times_s: Sequence[float] = (0.1, 0.1),
+    *,
+    compute_shares: Sequence[float] | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """A run whose timed iterations of ten steps took these times a step on every rank; returns its row.
+
+    `compute_shares`: compute_s / duration_s of each rank; without them compute_s is null.
+    """
     number = len(list((root / "runs").rglob("*.parquet")))
     run: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -67,6 +76,7 @@ def add_run(root: Path, step_times_s: Sequence[float] = (0.1, 0.1), **fields: An
                     "t_start_ns": round(now * SECOND),
                     "duration_s": step * 10,
                     "data_wait_s": step,
+                    "compute_s": step * 10 * compute_shares[rank] if compute_shares else None,
                     "loss": 1.0,
                 }
             )

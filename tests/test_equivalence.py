@@ -121,7 +121,11 @@ def test_evidence_is_kept_and_read_back(tmp_path: Any) -> None:
     for step in range(2):
         evidence.add(
             Steps.of(
-                np.array([1.0 + step], np.float32), 0.0, np.array([[step, step + 10]]), np.array([[3.0 - 5 * step]])
+                np.array([1.0 + step], np.float32),
+                0.0,
+                0.0,
+                np.array([[step, step + 10]]),
+                np.array([[3.0 - 5 * step]]),
             )
         )
     evidence.save(tmp_path, 3, updates=2, weights=after)

@@ -32,7 +32,7 @@ class World:
         self._queued = num_batches
         call, self.calls = self.calls, self.calls + 1
         loss = np.asarray(self.losses.get(call, [0.5] * num_batches), np.float32)
-        return lambda: self.parts(call, Steps(loss=loss, data_wait_s=0.25))
+        return lambda: self.parts(call, Steps(loss=loss, data_wait_s=0.25, compute_s=0.5))
 
     def parts(self, _call: int, steps: Steps) -> Sequence[Steps]:
         return [steps]
@@ -83,7 +83,7 @@ def test_every_iteration_is_kept_with_its_own_time() -> None:
     assert [row["num_batches"] for row in rows] == [1, 4, 1, 4, 4]
     assert [row["duration_s"] for row in rows] == pytest.approx([0.01, 0.04, 0.01, 0.04, 0.04])
     assert [row["t_start_ns"] for row in rows] == [1_000, 10_001_000, 50_001_000, 60_001_000, 100_001_000]
-    assert {row["data_wait_s"] for row in rows} == {0.25}
+    assert {(row["data_wait_s"], row["compute_s"]) for row in rows} == {(0.25, 0.5)}
     assert {row["loss"] for row in rows} == {0.5}
 
 

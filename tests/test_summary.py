@@ -16,6 +16,7 @@ def row(rank: int, iteration: int, start_s: float, duration_s: float, *, warmup:
         "t_start_ns": round(start_s * SECOND),
         "duration_s": duration_s,
         "data_wait_s": duration_s / 4,
+        "compute_s": duration_s / 2,
         "loss": 1.0,
     }
 

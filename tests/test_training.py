@@ -46,6 +46,30 @@ def losses(one: Any, steps: int = 4) -> np.ndarray:
 FP32 = losses(trainer())
 
 
+def test_the_clock_of_computing_waits_for_every_gradient_and_nothing_waits_for_it() -> None:
+    library = graph_of(trainer()).library.function
+    (body,) = [f for f in library if any(node.op == "Conv2DBackpropFilter" for node in f.node_def)]
+    kinds = {node.name: node.op for node in body.node_def}
+    sources = {node.name: {name.lstrip("^").partition(":")[0] for name in node.input} for node in body.node_def}
+
+    def upstream(name: str) -> set[str]:
+        found: set[str] = set()
+        ahead = {name}
+        while ahead:
+            found |= ahead
+            ahead = {source for each in ahead for source in sources.get(each, ())} - found
+        return found
+
+    updates = [name for name, kind in kinds.items() if kind.startswith("AssignSub")]
+    clocks = {name for name, kind in kinds.items() if kind == "Timestamp"}
+    (computed,) = clocks - set[str]().union(*map(upstream, updates))
+    # Keras takes all gradients together before it changes a weight.
+    (together,) = [name for name, kind in kinds.items() if kind == "IdentityN"]
+    assert all(together in upstream(update) for update in updates)
+    assert len(sources[together]) == len(updates) == 6
+    assert sources[together] | clocks <= upstream(computed)
+
+
 @pytest.mark.parametrize("model", ["mnist_cnn", "cifar_cnn"])
 def test_xla_compiles_the_step_and_changes_no_result(model: str) -> None:
     compiled = trainer(model, xla=True)

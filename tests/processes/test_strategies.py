@@ -99,6 +99,9 @@ def check_iterations(iters: pd.DataFrame, training: list[int], *, served: bool) 
             assert list(mine["warmup"]) == [True, True, False, False, False]
         assert (mine["duration_s"] > 0).all()
         assert mine["data_wait_s"].between(0, mine["duration_s"]).all()
+        assert (mine["compute_s"] > 0).all()
+        # By two clocks, of which the step's follows corrections of the system's time.
+        assert (mine["data_wait_s"] + mine["compute_s"] <= mine["duration_s"] * 1.01).all()
         assert (mine["t_start_ns"].diff().dropna() >= mine["duration_s"].to_numpy()[:-1] * 1e9 - 1000).all()
         assert mine["loss"].between(1.0, 4.0).all()
 
