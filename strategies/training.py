@@ -61,8 +61,9 @@ class ReplicatedTrainer:
             self.model = workload.build_model()
             self._optimizer = workload.build_optimizer()
             self._optimizer.build(self.model.trainable_variables)
+        # Of an input that might end, the workers ask each other before every step whether all have some left.
         self._iterator = iter(
-            distribution.distribute_datasets_from_function(lambda _context: workload.build_input(shard))
+            distribution.distribute_datasets_from_function(lambda _context: workload.build_input(shard).repeat())
         )
         self._steps = compile_steps(
             distribution,
