@@ -15,9 +15,9 @@ from typing import Any, Literal
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
 from bench.errors import UsageError, unknown_name
-from jobs import command_line
 from jobs.cluster import MAX_PORT
-from jobs.command_line import Refused, file_words, flag, value_of
+from results import command_line
+from results.command_line import Refused, file_words, flag, value_of
 from strategies.base import ExchangeConfig, NumericsConfig
 
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.command_line import Refused, read_toml, words_of
+from results.command_line import Refused, read_toml, words_of
 
 _KEYS = ("repeats", "preload", "exclude", "settings", "matrix")
 _LAUNCH = ("nodes", "tasks_per_node")

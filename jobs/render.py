@@ -13,10 +13,10 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
-from jobs import command_line
-from jobs.command_line import Refused, value_of
 from jobs.script import Step, render
 from jobs.site import Site, profile_words
+from results import command_line
+from results.command_line import Refused, value_of
 
 
 @dataclass(frozen=True, kw_only=True)

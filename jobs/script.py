@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.command_line import Refused
 from jobs.site import Site
+from results.command_line import Refused
 
 MARKER = "== "
 """Begins the line that a script prints before each run: the run's task and its name."""

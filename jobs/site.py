@@ -21,7 +21,7 @@ from typing import Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction
 
-from jobs.command_line import Refused, file_words, value_of
+from results.command_line import Refused, file_words, value_of
 
 PROFILE = Path("~/.config/trainscale/site.toml")
 

@@ -21,8 +21,7 @@ from urllib.parse import quote
 from rich.console import Console
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
-from jobs import command_line, runners, slurm
-from jobs.command_line import Refused
+from jobs import runners, slurm
 from jobs.matrix import Run, Sweep, benchmark_words, load
 from jobs.progress import progress
 from jobs.runners import Figures, RunnerDied
@@ -30,6 +29,8 @@ from jobs.script import Step, launch_words
 from jobs.site import Site, profile_words
 from jobs.slurm import SlurmFault
 from jobs.submission import Submission, grouped
+from results import command_line
+from results.command_line import Refused
 from results.schema import RUN_TABLES, SCHEMA_VERSION
 from results.store import Store, StoreError, new_run_id
 

@@ -1,5 +1,6 @@
 """The contract between measuring and reading.
 
-`schema` says which columns exist and what they mean; `store` puts rows on disk so that nothing measured is lost.
-Both sides of TrainScale import this package and it imports neither. `data/` is the default place for results.
+`schema` says which columns exist and what they mean; `store` puts rows on disk so that nothing measured is lost;
+`command_line` reads flags, in one manner for every command. All other packages may import this one and it imports none.
+`data/` is the default place for results, `baselines/` holds the references that a gate compares with.
 """

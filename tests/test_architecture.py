@@ -15,11 +15,11 @@ from strategies.base import Strategy
 from tests.benchmark import ROOT
 
 PACKAGES = ("bench", "strategies", "jobs", "results", "analysis")
-PROCESSES = ("cluster", "launch", "mpi", "launchers", "rendezvous", "command_line")
+PROCESSES = ("cluster", "launch", "mpi", "launchers", "rendezvous")
 MAY_IMPORT = {
     "results": {"results"},
     "jobs.cluster": set(),
-    "jobs": {"jobs"},
+    "jobs": {"jobs", "results.command_line"},
     "jobs.sweep": {"jobs", "results"},
     "strategies": {"strategies", "jobs.cluster", "jobs.mpi", "bench.errors"},
     "bench": {"bench", "strategies", *(f"jobs.{part}" for part in PROCESSES), "results"},

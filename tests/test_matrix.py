@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bench.config import parse
-from jobs.command_line import Refused
 from jobs.matrix import Configuration, Run, Sweep, benchmark_words, load
+from results.command_line import Refused
 from tests.benchmark import ROOT
 
 SHIPPED = sorted((ROOT / "jobs" / "sweeps").glob("*.toml"))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.command_line import Refused
 from jobs.render import main
 from jobs.script import MARKER, Step, launch_words, render
 from jobs.site import Site, profile_words
 from jobs.submission import sections
+from results.command_line import Refused
 
 HOSTILE = """a b; $(touch planted) `touch planted` 'q' "r" \\ # $HOME %j *"""
 

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from analysis.report import main as main_of_report
-from jobs.command_line import Refused
 from jobs.matrix import Configuration, Run, Sweep, load
 from jobs.sweep import Options, main, record_unheard, run_all, unfinished, wanted
+from results.command_line import Refused
 from results.store import Store
 from tests.benchmark import ROOT
 
