@@ -1,4 +1,6 @@
 """Read, compare, decide, draw. Imports `results` and nothing else of TrainScale; never loads TensorFlow.
 
-`load` reads the store, `stats` and `scaling` compute, `table`, `charts` and `figures` draw, `report` is the command.
+Commands: `report`, `compare`, `regress`, `history`. `load` reads the store (`files`, `tables`) and makes a row a run;
+`configurations` groups them, `stats` and `scaling` compute, `diagnosis` and `findings` put into words; `verdicts` and `gate`
+decide, `changepoints` and `trends` look back; `page`, `charts`, `figures`, `table` and `markdown` show.
 """

@@ -1,139 +1,248 @@
-"""The report's interactive plots, as plotly figures. They draw what `analysis.scaling` computed and compute nothing."""
+"""The plots that compare configurations. They show what was computed and compute nothing.
+
+What a plot leaves out, its notes say.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-import plotly.graph_objects as go
+from analysis import plots
+from analysis.configurations import Configuration
+from analysis.load import Results
+from analysis.metrics import GIB, METRICS, gib, number
+from analysis.plots import (
+    IDEAL_COLOUR,
+    LINEAR_UP_TO,
+    Line,
+    Plot,
+    Trace,
+    devices_of,
+    ideals,
+    interval_text,
+    layout,
+    point_name,
+)
+from analysis.scaling import RATE, Standing
+from analysis.stats import Interval
+from analysis.text import inert, short, shorts
 
-from analysis.table import GIB
-
-COLOURS = {
-    "single": "#6b7280",
-    "independent": "#d97706",
-    "mirrored": "#2563eb",
-    "mwms": "#059669",
-    "central": "#0891b2",
-    "ps": "#be185d",
-    "horovod": "#7c3aed",
-}
-OTHER_COLOUR = "#111827"
-
-
-def workloads(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """(workload, its configurations); `rows` as `analysis.scaling.configurations` sorts them."""
-    for name, group in groupby(rows, key=lambda row: str(row["workload"])):
-        yield name, list(group)
-
-
-def base_rate(rows: list[dict[str, Any]]) -> float | None:
-    """images/s of the base case that these configurations are held against."""
-    return next((row["base_images_per_s"] for row in rows if row["base_images_per_s"]), None)
+_MILLI = 1e3
 
 
-def by_series(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The configurations that ran, a list for each series, by rising number of devices."""
-    ran = [row for row in rows if row["images_per_s"] is not None]
-    ranked = sorted(ran, key=lambda row: ([*COLOURS, row["strategy"]].index(row["strategy"]), row["series"]))
-    names = dict.fromkeys(row["series"] for row in ranked)
-    return {name: [row for row in ran if row["series"] == name] for name in names}
-
-
-def colour(points: list[dict[str, Any]]) -> str:
-    """The colour of a series: that of its strategy."""
-    return COLOURS.get(points[0]["strategy"], OTHER_COLOUR)
-
-
-def throughput(rows: list[dict[str, Any]]) -> go.Figure:
+def throughput(found: Sequence[Line]) -> Plot:
     """images/s against devices, with intervals and the line of ideal scaling from the base case."""
-    figure = _figure("devices", "images/s")
-    most = max(row["num_devices"] for row in rows)
-    one = base_rate(rows)
-    if one:
-        ideal = {"color": "#9ca3af", "dash": "dash"}
-        figure.add_scatter(x=[1, most], y=[one, one * most], mode="lines", name="ideal", line=ideal)
-    for name, points in by_series(rows).items():
-        rates = [row["images_per_s"] for row in points]
-        spread = {
+    counts = plots.counts(found)
+    drawn = _against_devices(counts, "images/s")
+    if counts[-1] > LINEAR_UP_TO:
+        drawn["yaxis"]["type"] = "log"
+    data = [_ideal(name, [1, counts[-1]], [rate, rate * counts[-1]]) for name, rate in ideals(found).items()]
+    for line in found:
+        known = [(one, rate) for one in line.points if (rate := one.configuration.typical(RATE))]
+        hover = [
+            f"{point_name(line, one)}: {interval_text(rate, METRICS[RATE].text)}{_speedup(one)}" for one, rate in known
+        ]
+        data.append(_line(line, known, hover))
+    return Plot(title="Throughput", data=data, layout=drawn)
+
+
+def efficiency(found: Sequence[Line]) -> Plot:
+    """Scaling efficiency against devices; 100% is ideal."""
+    counts = plots.counts(found)
+    drawn = _against_devices(counts, "efficiency")
+    drawn["yaxis"]["tickformat"] = ".0%"
+    data: list[Trace] = []
+    reasons: dict[str, list[str]] = {}
+    for line in found:
+        known = [(one, one.efficiency) for one in line.points if one.efficiency]
+        hover = [
+            f"{point_name(line, one)}: {interval_text(value, '{:.1%}'.format)}{_base(one)}" for one, value in known
+        ]
+        if known:
+            data.append(_line(line, known, hover))
+        for one in line.points:
+            if one.why_no_efficiency:
+                reasons.setdefault(one.why_no_efficiency, []).append(f"{line.name} x{devices_of(one)}")
+    if data:
+        ideal = {"color": IDEAL_COLOUR, "dash": "dash"}
+        ends = {"x": [counts[0], counts[-1]], "y": [1, 1]}
+        data.insert(
+            0, {"type": "scatter", "mode": "lines", "name": "ideal", "hoverinfo": "skip", "line": ideal, **ends}
+        )
+    notes = [f"Left out, {why}: {', '.join(dict.fromkeys(names))}." for why, names in reasons.items()]
+    return Plot(title="Scaling efficiency", data=data, layout=drawn, notes=notes)
+
+
+PARTS = {
+    "compute": "#2563eb",
+    "exchange and update, not hidden": "#d97706",
+    "data wait": "#be185d",
+    "not split": "#9ca3af",
+}
+
+
+def breakdown(found: Sequence[Line]) -> Plot:
+    """Where the median step goes: a stacked bar for each configuration."""
+    rows = [(line, one, _parts(one.configuration)) for line in found for one in line.points]
+    rows = [row for row in rows if row[2]]
+    names = [point_name(line, one) for line, one, _ in rows]
+    data = [
+        {
+            "type": "bar",
+            "name": part,
+            "x": names,
+            "marker": {"color": colour},
+            "hoverinfo": "text",
+            "y": shorts([parts.get(part) for _, _, parts in rows]),
+            "hovertext": [_part_said(point_name(line, one), one, part, parts) for line, one, parts in rows],
+        }
+        for part, colour in PARTS.items()
+        if any(part in parts for _, _, parts in rows)
+    ]
+    drawn = layout("", "median step (ms)") | {"barmode": "stack"}
+    unsplit = any("not split" in parts for _, _, parts in rows)
+    note = "Not split: these runs did not record how long they computed before the gradient exchange."
+    return Plot(title="Step-time breakdown", data=data, layout=drawn, notes=[note] if unsplit else [])
+
+
+_QUANTILES = """
+with chosen_keys as (select unnest(?::varchar[]) as run_id, unnest(?::varchar[]) as key)
+select key, quantile_cont(step_time_s, [0.01, 0.25, 0.5, 0.75, 0.99])
+from steps join chosen_keys using (run_id) group by key
+"""
+
+
+def quantiles(results: Results, standings: Sequence[Standing]) -> dict[str, list[float]]:
+    """Configuration.key -> p1, p25, p50, p75 and p99 of the step times of all its runs, s."""
+    pairs = [(run_id, one.configuration.key) for one in standings for run_id in one.configuration.run_ids]
+    if not pairs:
+        return {}
+    run_ids, keys = zip(*pairs, strict=True)
+    return dict(results.tables.rows(_QUANTILES, list(run_ids), list(keys)))
+
+
+def distributions(found: Sequence[Line], by_key: Mapping[str, Sequence[float]]) -> Plot:
+    """The step times of all timed iterations, a box for each configuration."""
+    data = []
+    for line in found:
+        known = [(one, by_key[key]) for one in line.points if (key := one.configuration.key) in by_key]
+        columns = zip(*(values for _, values in known), strict=True)
+        low, first, middle, third, high = (shorts(value * _MILLI for value in column) for column in columns)
+        data.append(
+            {
+                "type": "box",
+                "name": inert(line.name),
+                "x": [point_name(line, one) for one, _ in known],
+                "lowerfence": low,
+                "q1": first,
+                "median": middle,
+                "q3": third,
+                "upperfence": high,
+                "marker": {"color": line.colour},
+                "showlegend": False,
+            }
+        )
+    note = "Box: p25, p50, p75; whiskers: p1 and p99. A step is as slow as its slowest rank."
+    return Plot(title="Step times", data=data, layout=layout("", "step time (ms)"), notes=[note])
+
+
+MEMORY = {
+    "peak_rss_bytes": ("process, resident", "#6b7280"),
+    "framework_peak_mem_bytes": ("TensorFlow's allocator", "#2563eb"),
+    "gpu_peak_mem_used_bytes": ("GPU in use, all processes", "#d97706"),
+}
+
+
+def memory(found: Sequence[Line], reasons: Mapping[str, str]) -> Plot:
+    """Peaks of memory; `reasons` say why a column is null."""
+    rows = [(line, one) for line in found for one in line.points]
+    names = [point_name(line, one) for line, one in rows]
+    data, notes = [], []
+    for column, (label, colour) in MEMORY.items():
+        sizes = [one.configuration.typical(column) for _, one in rows]
+        if not any(sizes):
+            notes.append(f"Left out: {label} ({reasons.get(column, 'not recorded')}).")
+            continue
+        data.append(
+            {
+                "type": "bar",
+                "name": label,
+                "x": names,
+                "marker": {"color": colour},
+                "hoverinfo": "text",
+                "y": [short(size.value / GIB) if size else None for size in sizes],
+                "hovertext": [
+                    f"{name}<br>{label}: {interval_text(size, gib) if size else 'not measured'}"
+                    for name, size in zip(names, sizes, strict=True)
+                ],
+            }
+        )
+    return Plot(title="Peak memory", data=data, layout=layout("", "peak memory (GiB)"), notes=notes)
+
+
+def _speedup(standing: Standing) -> str:
+    return f"<br>speed-up {standing.speedup.value:.2f}" if standing.speedup else ""
+
+
+def _base(standing: Standing) -> str:
+    return f"<br>base: {inert(standing.base.name)}" if standing.base else ""
+
+
+def _ideal(name: str, x: Sequence[int], y: Sequence[float]) -> Trace:
+    line = {"color": IDEAL_COLOUR, "dash": "dash"}
+    shown = {"type": "scatter", "mode": "lines", "name": inert(name), "hoverinfo": "skip", "line": line}
+    return {**shown, "x": list(x), "y": shorts(y)}
+
+
+def _line(line: Line, known: Sequence[tuple[Standing, Interval]], hover: list[str]) -> Trace:
+    values = [value for _, value in known]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": inert(line.name),
+        "hovertext": hover,
+        "hoverinfo": "text",
+        "line": {"color": line.colour, "dash": line.dash},
+        "x": [devices_of(one) for one, _ in known],
+        "y": shorts(value.value for value in values),
+        "error_y": {
             "type": "data",
             "symmetric": False,
-            "array": [(rate.high or rate.median) - rate.median for rate in rates],
-            "arrayminus": [rate.median - (rate.low or rate.median) for rate in rates],
-        }
-        figure.add_scatter(
-            x=[row["num_devices"] for row in points],
-            y=[rate.median for rate in rates],
-            error_y=spread,
-            mode="lines+markers",
-            name=name,
-            line={"color": colour(points)},
-        )
-    figure.update_yaxes(rangemode="tozero")
-    figure.update_xaxes(dtick=1 if most <= 16 else None)  # noqa: PLR2004
-    return figure
+            "thickness": 1,
+            # An interval that is not known is not drawn; plotly takes null for none.
+            "array": shorts(None if value.high is None else value.high - value.value for value in values),
+            "arrayminus": shorts(None if value.low is None else value.value - value.low for value in values),
+        },
+    }
 
 
-def efficiency(rows: list[dict[str, Any]]) -> go.Figure:
-    """Scaling efficiency against devices; 100% is ideal."""
-    figure = _figure("devices", "efficiency")
-    for name, points in by_series(rows).items():
-        known = [row for row in points if row["efficiency"] is not None]
-        figure.add_scatter(
-            x=[row["num_devices"] for row in known],
-            y=[row["efficiency"] for row in known],
-            mode="lines+markers",
-            name=name,
-            line={"color": colour(points)},
-        )
-    figure.add_hline(y=1, line={"color": "#9ca3af", "dash": "dash"})
-    figure.update_yaxes(rangemode="tozero", tickformat=".0%")
-    figure.update_xaxes(dtick=1)
-    return figure
+def _parts(one: Configuration) -> dict[str, float]:
+    """Part of PARTS -> ms of the median step."""
+    step, wait, compute = one.typical("step_time_p50_s"), one.share("data_wait_share"), one.share("compute_share")
+    if step is None:
+        return {}
+    whole = step.value * _MILLI
+    parts = {} if wait is None else {"data wait": wait * whole}
+    if compute is None:
+        return parts | {"not split": (1 - (wait or 0)) * whole}
+    # Shares are of the mean step and of all ranks: a rest below 0 is their rounding.
+    rest = max(0.0, 1 - compute - (wait or 0))
+    return {"compute": compute * whole, "exchange and update, not hidden": rest * whole, **parts}
 
 
-def step_times(rows: list[dict[str, Any]], times: pd.DataFrame) -> go.Figure:
-    """Every timed iteration's step time, a box for each configuration."""
-    figure = _figure("", "step time (ms)")
-    for name, points in by_series(rows).items():
-        for row in points:
-            values = times[times["run_id"].isin(row["run_ids"])]["step_time_s"] * 1e3
-            figure.add_box(
-                y=[round(value, 4) for value in values],
-                name=f"{name} x{row['num_devices']}",
-                marker={"color": colour(points)},
-                boxpoints="all",
-                showlegend=False,
-            )
-    figure.update_yaxes(rangemode="tozero")
-    return figure
+def _part_said(name: str, standing: Standing, part: str, parts: Mapping[str, float]) -> str:
+    total = sum(parts.values())
+    value = parts.get(part)
+    known = "not measured" if value is None else f"{number(value)} ms, {value / total:.1%} of {number(total)} ms"
+    exposed = standing.exposed
+    extra = f"<br>exposed communication: {interval_text(exposed, '{:.1%}'.format)} of the step" if exposed else ""
+    return f"{name}<br>{part}: {known}{extra}"
 
 
-def memory(rows: list[dict[str, Any]]) -> go.Figure:
-    """Peak memory of a process and of the framework's allocator in it."""
-    figure = _figure("", "peak memory (GiB)")
-    ran = [row for points in by_series(rows).values() for row in points]
-    names = [f"{row['series']} x{row['num_devices']}" for row in ran]
-    for column, label, shade in (
-        ("peak_rss_bytes", "process, resident", "#6b7280"),
-        ("framework_peak_mem_bytes", "TensorFlow's allocator", "#2563eb"),
-    ):
-        sizes = [row[column] / GIB if row[column] is not None else None for row in ran]
-        figure.add_bar(x=names, y=sizes, name=label, marker={"color": shade})
-    return figure
-
-
-def _figure(x_title: str, y_title: str) -> go.Figure:
-    return go.Figure(
-        layout={
-            "xaxis": {"title": {"text": x_title}},
-            "yaxis": {"title": {"text": y_title}},
-            "margin": {"l": 60, "r": 10, "t": 10, "b": 50},
-            "height": 360,
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "legend": {"orientation": "h", "y": 1.12},
-        }
-    )
+def _against_devices(counts: Sequence[int], y_title: str) -> dict[str, Any]:
+    drawn = layout("devices", y_title)
+    drawn["xaxis"] |= {"tickvals": list(counts), "ticktext": [str(count) for count in counts]}
+    if counts[-1] > LINEAR_UP_TO:
+        drawn["xaxis"]["type"] = "log"
+    return drawn

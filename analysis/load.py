@@ -1,87 +1,225 @@
-"""From a results directory to one row a run, with its figures recomputed from the raw iterations by DuckDB."""
+"""From result directories to one row a run, with its figures recomputed from the raw iterations by DuckDB.
+
+    runs = Results(Selection(experiment=("nightly-*",))).runs  # a pandas row for each run
+
+Files of jobs that are still writing appear when they are complete. What cannot be read is skipped and named in
+`Results.skipped`; the commands then end with another exit code than 0.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import difflib
+import fnmatch
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import date
 
 import duckdb
 import pandas as pd
 
-from results.schema import RUN_TABLES, TABLES
+from analysis import files
+from analysis.errors import AnalysisError, NewerSchema
+from analysis.files import Skipped
+from analysis.options import RESULTS_DIR, Selection
+from analysis.tables import Foreign, Tables
+from results.schema import COMPARABLE_FIELDS, RUN_TABLES, SCHEMA_VERSION, comparability_key
 
-
-class AnalysisError(Exception):
-    """The store holds no answer to the question; one line with the remedy."""
-
-    exit_code = 2
-
-
-_FIGURES = """
-with iterations as (
-    -- A step is as slow as its slowest rank.
-    select run_id, iter, max(duration_s / num_batches) as step_time_s
-    from iters where not warmup group by run_id, iter
-), steps as (
-    select run_id,
-        quantile_cont(step_time_s, 0.5) as step_time_p50_s,
-        quantile_cont(step_time_s, 0.95) as step_time_p95_s
-    from iterations group by run_id
-), windows as (
-    -- Images of all ranks over the window from the earliest start to the latest end: never a mean of rates.
-    select iters.run_id,
-        (max(t_start_ns + duration_s * 1e9) - min(t_start_ns)) / 1e9 as window_s,
-        sum(num_batches * ranks.num_devices) as device_batches,
-        sum(data_wait_s) / sum(duration_s) as data_wait_share
-    from iters join ranks on ranks.run_id = iters.run_id and ranks.rank = iters.rank
-    where not warmup group by iters.run_id
-), costs as (
-    select run_id,
-        max(peak_rss_bytes) as peak_rss_bytes,
-        max(framework_peak_mem_bytes) as framework_peak_mem_bytes,
-        max(startup_time_s) as startup_time_s
-    from ranks group by run_id
+MACHINE = (
+    *("gpus", "hostname", "cpu_model", "cpu_cores", "memory_bytes", "os", "kernel", "driver_version", "cuda_version"),
+    *("cudnn_version", "nccl_version", "mpi_library", "horovod_version", "tensorflow_version", "keras_version"),
+    *("numpy_version", "python_version", "trainscale_version", "git_commit", "git_dirty"),
 )
-select runs.* replace (trim(cast(exchange as varchar), '{}') as exchange),
-    windows.device_batches * runs.batch_per_device / windows.window_s as images_per_s,
-    steps.* exclude (run_id), windows.data_wait_share, costs.* exclude (run_id)
-from runs
-left join windows on windows.run_id = runs.run_id and runs.status = 'ok'
-left join steps on steps.run_id = runs.run_id and runs.status = 'ok'
-left join costs on costs.run_id = runs.run_id and runs.status = 'ok'
-order by runs.started_at
+"""The fields of a run's provenance that are shown and compared."""
+
+_SHOWN = 20
+"""Names that an error lists."""
+
+_UNUSED = ("provenance", "config", "null_reasons")
+"""Columns of `runs` that are large and that nothing here reads whole."""
+
+_RUNS = f"""
+select * exclude ({", ".join(_UNUSED)}) replace (
+        -- Both came after the first schema, before which there was no such thing.
+        coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded
+    ), cast(to_json(struct_pack({", ".join(f"{name} := provenance.{name}" for name in MACHINE)})) as varchar) as machine
+from source
 """
 
-_STEP_TIMES = """
-select run_id, max(duration_s / num_batches) as step_time_s
-from iters where not warmup and list_contains(?, run_id) group by run_id, iter order by run_id, iter
+_RANKS = "select * exclude (devices, cores, weight_digests) from source"
+
+_STEPS = """
+select run_id, iter, max(duration_s / num_batches) as step_time_s  -- a step is as slow as its slowest rank
+from {source} where not warmup group by run_id, iter
+"""
+
+_PACES = """
+select run_id, rank, sum(num_batches) as num_batches, min(t_start_ns) as first_ns,
+    max(t_start_ns + duration_s * 1e9) as last_ns, sum(duration_s) as duration_s, sum(data_wait_s) as data_wait_s,
+    sum(compute_s) as compute_s
+from {source} where not warmup group by run_id, rank
+"""
+
+_FIGURES = """
+with quantiles as (
+    select run_id, quantile_cont(step_time_s, [0.5, 0.9, 0.95, 0.99]) as step_times,
+        1.4826 * mad(step_time_s) as jitter_s
+    from steps group by run_id
+), own as (
+    -- What a rank needs by itself: where all wait for all, only the part before the exchange is its own.
+    select paces.*, ranks.hostname, ranks.num_devices, duration_s / num_batches as mean_step_s,
+        case when chosen.synchronous then compute_s + data_wait_s else duration_s end / num_batches as own_s
+    from paces
+    join ranks on ranks.run_id = paces.run_id and ranks.rank = paces.rank
+    join chosen on chosen.run_id = paces.run_id
+), windows as (
+    -- Images of all ranks over the window from the earliest start to the latest end: never a mean of rates.
+    select run_id, sum(num_devices * num_batches) as device_batches, (max(last_ns) - min(first_ns)) / 1e9 as window_s,
+        sum(data_wait_s) / sum(duration_s) as data_wait_share, sum(compute_s) / sum(duration_s) as compute_share,
+        arg_max(rank, own_s) as slowest_rank, arg_max(hostname, own_s) as slowest_host,
+        (max(own_s) - median(own_s)) / max(mean_step_s) as waited_share
+    from own group by run_id
+), costs as (
+    select run_id, max(peak_rss_bytes) as peak_rss_bytes, max(framework_peak_mem_bytes) as framework_peak_mem_bytes,
+        max(gpu_peak_mem_used_bytes) as gpu_peak_mem_used_bytes, max(startup_time_s) as startup_time_s
+    from ranks group by run_id
+)
+select chosen.*, windows.device_batches * chosen.batch_per_device / windows.window_s as images_per_s,
+    step_times[1] as step_time_p50_s, step_times[2] as step_time_p90_s, step_times[3] as step_time_p95_s,
+    step_times[4] as step_time_p99_s, quantiles.jitter_s, windows.* exclude (run_id, device_batches, window_s),
+    costs.* exclude (run_id)
+from chosen
+left join windows on windows.run_id = chosen.run_id and chosen.status = 'ok'
+left join quantiles on quantiles.run_id = chosen.run_id and chosen.status = 'ok'
+left join costs on costs.run_id = chosen.run_id and chosen.status = 'ok'
+order by chosen.started_at, chosen.run_id
 """
 
 
 class Results:
-    """The runs of one results directory, of one experiment or of all.
+    """The chosen runs of some result directories.
 
-    `runs`: a row a run, the columns of `results.schema.RUNS` and the figures, which are null unless the run is ok.
-    Raises AnalysisError when there is no run.
+    `runs`: a row a run by start, the columns of `results.schema.RUNS` without the largest, `machine` (MACHINE as JSON)
+    and the figures, which are null unless the run is ok. `comparability_key` is computed anew, so that runs of all
+    schema versions meet. `tables` answers questions about `ranks`, `steps` (each iteration of each run) and what
+    `read_raw` adds.
+    `skipped`: files that were left out.
+
+    With `keep` only those runs are read further that it chooses from all that were selected: it gets a frame of their
+    run_id, experiment and label. Raises AnalysisError when there is no such run, NewerSchema for rows of a later
+    TrainScale.
     """
 
-    def __init__(self, root: Path, experiment: str | None = None) -> None:
-        self._db = duckdb.connect()
-        if not any((root / "runs").glob("date=*/*.parquet")):
-            raise AnalysisError(
-                f"no runs in {str(root)!r}: measure some with python -m bench.run, or name --results-dir"
-            )
-        for table in RUN_TABLES:
-            files = self._db.read_parquet(str(root / table / "date=*" / "*.parquet"), union_by_name=True)
-            # A store that an earlier version wrote lacks what was added since.
-            lacking = [f"null::varchar as {c.name}" for c in TABLES[table] if c.name not in files.columns]
-            files.project(", ".join(["*", *lacking])).create_view(table)
-        self.runs: pd.DataFrame = self._db.execute(_FIGURES).df()
-        if experiment is not None:
-            known = sorted(set(self.runs["experiment"]))
-            self.runs = self.runs[self.runs["experiment"] == experiment]
-            if self.runs.empty:
-                raise AnalysisError(f"no run of experiment {experiment!r} in {str(root)!r}; it has: {', '.join(known)}")
+    def __init__(self, selection: Selection, keep: Callable[[pd.DataFrame], Collection[str]] | None = None) -> None:
+        self._selection, self._keep = selection, keep
+        roots = files.directories(selection.results_dir or (RESULTS_DIR,))
+        days = _day("since", selection.since), _day("until", selection.until)
+        paths = {table: files.of_table(roots, table, *days) for table in RUN_TABLES}
+        self.skipped: list[Skipped] = []
+        self.tables = Tables(paths)
+        try:
+            self.runs = self._read()
+        except (duckdb.Error, Foreign):
+            sorted_out = {table: files.sort_out(of_table, table) for table, of_table in paths.items()}
+            self.skipped = [skipped for _, bad in sorted_out.values() for skipped in bad]
+            if not self.skipped:  # the files are sound: the mistake is ours
+                raise
+            self.tables = Tables({table: good for table, (good, _) in sorted_out.items()})
+            self.runs = self._read()
 
-    def step_times(self, run_ids: list[str]) -> pd.DataFrame:
-        """run_id, step_time_s: a row for each timed iteration of the runs, of its slowest rank."""
-        return self._db.execute(_STEP_TIMES, [run_ids]).df()
+    def read_raw(self, table: str, run_ids: Iterable[str]) -> None:
+        """Makes the table `raw_iters` or `raw_telemetry` of the whole rows of some runs."""
+        wanted = ", ".join(f"'{run_id}'" for run_id in run_ids)
+        others = {*self.runs["run_id"], *self._left_out} - {*run_ids}
+        self.tables.collect(table, {f"raw_{table}": f"select * from source where run_id in ({wanted})"}, others)
+
+    def collect(self, table: str, wanted: Mapping[str, str]) -> None:
+        """`Tables.collect` for a table that was not read yet; files that turn out damaged join `skipped`."""
+        try:
+            self.tables.collect(table, wanted, self._left_out)
+        except (duckdb.Error, Foreign):
+            good, bad = files.sort_out(self.tables.paths[table], table)
+            if not bad:  # the files are sound: the mistake is ours
+                raise
+            self.skipped += bad
+            self.tables.paths = {**self.tables.paths, table: good}
+            self.tables.collect(table, wanted, self._left_out)
+
+    def _read(self) -> pd.DataFrame:
+        self.tables.collect("runs", {"chosen": _RUNS})
+        self._check_identity()
+        self._left_out = self._narrow()
+        self.tables.collect("ranks", {"ranks": _RANKS}, self._left_out)
+        # Joining every iteration with the chosen runs costs more than reading some in vain, unless many are not wanted.
+        source = "source semi join chosen using (run_id)" if self._left_out else "source"
+        figures = {"steps": _STEPS.format(source=source), "paces": _PACES.format(source=source)}
+        self.tables.collect("iters", figures, self._left_out)
+        runs = self.tables.query(_FIGURES)
+        comparable = runs[list(COMPARABLE_FIELDS)].astype(object)
+        values = comparable.where(comparable.notna(), None).to_numpy()
+        runs["comparability_key"] = [
+            comparability_key(dict(zip(COMPARABLE_FIELDS, row, strict=True))) for row in values
+        ]
+        return self._where(runs)
+
+    def _check_identity(self) -> None:
+        ((newest, rows, runs),) = self.tables.rows(
+            "select max(schema_version), count(*), count(distinct run_id) from chosen"
+        )
+        if newest is not None and newest > SCHEMA_VERSION:
+            raise NewerSchema(
+                f"rows of schema {newest}; this TrainScale knows {SCHEMA_VERSION} and earlier: update it to read them"
+            )
+        if rows > runs:
+            ((twice,),) = self.tables.rows(
+                "select min(run_id) from (select run_id from chosen group by run_id having count(*) > 1)"
+            )
+            raise AnalysisError(f"run {twice} is there twice: name only one of the directories that hold it")
+
+    def _narrow(self) -> set[str]:
+        """Takes the runs that were not asked for from `chosen`; returns their run_ids. Raises AnalysisError."""
+        left_out: set[str] = set()
+        for column in Selection.NAMES:
+            patterns = getattr(self._selection, column)
+            if not patterns:
+                continue
+            known = [str(name) for (name,) in self.tables.rows(f"select distinct {column} from chosen")]
+            wanted = [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+            if not wanted:
+                raise unknown(column, " or ".join(patterns), known)
+            gone = f"delete from chosen where {column} is null or not list_contains(?, {column}) returning run_id"
+            left_out |= {run_id for (run_id,) in self.tables.rows(gone, wanted)}
+        if not self.tables.rows("select 1 from chosen limit 1"):
+            asked = ", ".join(f"--{name}" for name in (*Selection.NAMES, "since", "until"))
+            raise AnalysisError(f"no run fits all that was asked for: leave out some of {asked}")
+        if self._keep:
+            kept = self._keep(self.tables.query("select run_id, experiment, label from chosen"))
+            gone = "delete from chosen where not list_contains(?, run_id) returning run_id"
+            left_out |= {run_id for (run_id,) in self.tables.rows(gone, [*kept])}
+        return left_out
+
+    def _where(self, runs: pd.DataFrame) -> pd.DataFrame:
+        condition = self._selection.where
+        if condition is None:
+            return runs
+        try:
+            kept = self.tables.matching(runs, condition, "run_id")
+        except duckdb.Error as error:
+            raise AnalysisError(f"--where {condition!r}: {' '.join(str(error).split())}") from None
+        if not kept:
+            raise AnalysisError(f"--where {condition!r} holds for none of {len(runs)} runs: ask for less")
+        return runs[runs["run_id"].isin(kept)].reset_index(drop=True)
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> AnalysisError:
+    """The error for a name that no run has: lists some that there are and suggests the nearest."""
+    names = sorted({*known} - {"None"})
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return AnalysisError(f"no run of {what} {name!r}.{hint} There are: {shown or 'none'}")
+
+
+def _day(flag: str, text: str | None) -> str | None:
+    try:
+        return text and date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise AnalysisError(f"--{flag} is {text!r}: give a day as YYYY-MM-DD") from None

@@ -1,131 +1,132 @@
-"""`python -m analysis.report`: the table on the terminal, one self-contained HTML file, and a PNG for each workload."""
+"""`python -m analysis.report`: the table on the terminal, one self-contained HTML file, figures for papers."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import jinja2
-import pandas as pd
-import tyro
-from plotly.offline import get_plotlyjs
-from rich.console import Console
+from tyro.conf import OmitArgPrefixes
 
-from analysis import charts, figures, table
-from analysis.load import AnalysisError, Results
-from analysis.scaling import configurations
+from analysis.command import console, name_skipped, perform
+from analysis.options import Selection
+from results.command_line import Refused
+
+if TYPE_CHECKING:
+    from analysis.content import Content
+
+PROG = "analysis.report"
+FIGURES = ("png", "svg")
+FORMATS = ("html", *FIGURES, "text")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Read the result store and write a report."""
+    """Read the result store, print the table of configurations and write a report."""
 
-    results_dir: Path = Path("results/data")
-    """Where the tables are [path]."""
-    experiment: str | None = None
-    """Only the runs of this experiment. None is all."""
+    selection: OmitArgPrefixes[Selection] = field(default_factory=Selection)
     output: Path = Path("results/reports")
-    """Folder for report.html and the PNGs [path]."""
-
-
-def write(results: Results, folder: Path, title: str) -> list[Path]:
-    """Writes a PNG for each workload and report.html into `folder`; returns their paths, the HTML last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = configurations(results.runs)
-    written, sections = [], []
-    for name, group in charts.workloads(rows):
-        ran = [run_id for row in group for run_id in row["run_ids"]]
-        if not ran:
-            continue
-        times = results.step_times(ran)
-        written.append(folder / (re.sub(r"\W+", "_", name)[:100] + ".png"))
-        figures.save(name, group, times, written[-1])
-        plots = {
-            "Throughput": charts.throughput(group),
-            "Scaling efficiency": charts.efficiency(group),
-            "Step time": charts.step_times(group, times),
-            "Memory": charts.memory(group),
-        }
-        sections.append({"name": name, "plots": {heading: plot.to_plotly_json() for heading, plot in plots.items()}})
-    written.append(folder / "report.html")
-    written[-1].write_text(_render(title, results.runs, rows, sections))
-    return written
-
-
-def _render(title: str, runs: pd.DataFrame, rows: list[dict[str, Any]], sections: list[dict[str, Any]]) -> str:
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("analysis"), autoescape=True, trim_blocks=True)
-    failed = runs[runs["status"] != "ok"]
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        written_at=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
-        headings=table.HEADINGS,
-        rows=[table.cells(row) for row in rows],
-        notes=table.notes(rows),
-        warnings=table.warnings(rows),
-        sections=sections,
-        failed=failed[["label", "status", "failed_rank", "failed_phase", "error"]].to_dict("records"),
-        machines=_machines(runs),
-        counts={"runs": len(runs), "failed": len(failed)},
-        plots_json=_script_safe([list(section["plots"].values()) for section in sections]),
-        plotlyjs=get_plotlyjs(),
-    )
-
-
-def _script_safe(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, default=lambda item: item.tolist())
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-_SHOWN = (
-    *("hostname", "cpu_model", "cpu_cores", "os", "kernel", "driver_version"),
-    *("tensorflow_version", "keras_version", "python_version", "git_commit", "git_dirty"),
-)
-
-
-def _machines(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """The distinct machines and versions that the runs come from, with the number of runs of each."""
-    seen: dict[str, dict[str, Any]] = {}
-    for provenance in runs["provenance"]:
-        shown = {name: provenance.get(name) for name in _SHOWN if provenance.get(name) is not None}
-        if not shown:  # the run never began
-            continue
-        seen.setdefault(json.dumps(shown, default=str), {**shown, "runs": 0})["runs"] += 1
-    return list(seen.values())
+    """Folder for the files [path]."""
+    format: str = "html"
+    """What is written, a comma-separated list: html (report.html, whole in one file), png and svg (a figure for each
+    workload), text (nothing but the table on the terminal)."""
+    markdown: bool = False
+    """Print Markdown instead of the table, and append it to the file that GITHUB_STEP_SUMMARY names, if any."""
+    floor: float = 0.8
+    """Efficiency that still counts as scaling in the summary."""
+    link_gb_per_s: float | None = None
+    """What the slowest link between two devices carries, 10^9 bytes/s: warns where the exchange would need more. None
+    checks nothing."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command line and returns its exit code: 0 written, 2 nothing to report on."""
-    options = tyro.cli(Options, prog="python -m analysis.report", args=list(argv))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 140  # a table in a log file should not be cut to 80 columns
-    try:
-        results = Results(options.results_dir, options.experiment)
-        *plots, report = write(results, options.output, options.experiment or "all experiments")
-    except AnalysisError as error:
-        print(f"analysis.report: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"analysis.report: cannot write {error.filename!r}: {error.strerror}; choose --output", file=sys.stderr)
-        return 2
-    rows = configurations(results.runs)
-    for each in table.terminal_tables(rows):
-        console.print(each)
-    for note in table.notes(rows):
-        console.print(f"  {note}", highlight=False)
-    for warning in table.warnings(rows):
-        console.print(f"  Warning: {warning}", highlight=False, style="yellow")
-    for path in plots:
-        print(f"Plot: {path.resolve()}")
-    print(f"Report: {report.resolve()}")
-    return 0
+    """Runs the command line and returns its exit code: 0 written, 2 usage, 3 without files that cannot be read."""
+    return perform(PROG, Options, argv, _report)
+
+
+def _report(options: Options) -> int:
+    formats = _formats(options.format)
+    # Heavy, so only when there is something to do.
+    from analysis.content import gather
+    from analysis.load import Results
+
+    results = Results(options.selection)
+    content = gather(results, floor=options.floor, link_gb_per_s=options.link_gb_per_s)
+    title = ", ".join(options.selection.experiment) or "all experiments"
+    written = write(content, options.output, formats, title)
+    said = [f"{'Report' if path.suffix == '.html' else 'Figure'}: {path.resolve()}" for path in written]
+    if options.markdown:
+        from analysis import markdown, summary
+
+        markdown.publish(summary.markdown(content, title, said))
+    else:
+        _terminal(content, said)
+    return name_skipped(PROG, results.skipped)
+
+
+def write(content: Content, folder: Path, formats: Sequence[str], title: str) -> list[Path]:
+    """Writes the files of these formats into `folder` and returns their paths, the page's last."""
+    written: list[Path] = []
+    if formats != ["text"]:
+        folder.mkdir(parents=True, exist_ok=True)
+    if suffixes := [name for name in formats if name in FIGURES]:
+        written += _figures(content, folder, suffixes)
+    if "html" in formats:
+        from analysis import page
+
+        written.append(folder / "report.html")
+        page.write(content, written[-1], title)
+    return written
+
+
+def _formats(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        raise Refused(f"--format={text}: give one or more of {', '.join(FORMATS)}, separated by commas")
+    return list(dict.fromkeys(names))
+
+
+def _figures(content: Content, folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
+    from analysis import charts, figures, plots
+
+    quantiles = charts.quantiles(content.results, content.standings)
+    used: set[str] = set()
+    for name, group in content.workloads:
+        found = plots.lines(group, content.series)
+        if not found:
+            continue
+        stem = re.sub(r"\W+", "_", name)[:100]
+        # Workloads that differ only in what a file's name cannot hold get a number.
+        stem = next(each for each in (stem, *(f"{stem}-{count}" for count in range(2, 10_000))) if each not in used)
+        used.add(stem)
+        paths = [folder / f"{stem}.{suffix}" for suffix in suffixes]
+        figures.save(name, found, quantiles, paths)
+        yield from paths
+
+
+def _terminal(content: Content, said: Sequence[str]) -> None:
+    from analysis import table
+
+    out = console()
+
+    def tell(line: str, style: str = "") -> None:
+        out.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    for sentence in content.sentences:
+        tell(sentence)
+    for each in table.terminal_tables(content.standings, content.series):
+        out.print(each)
+    tell(f"{content.counts}.")
+    for note in content.notes:
+        tell(f"  {note}")
+    for warning in content.warnings:
+        tell(f"  Warning: {warning}", "yellow")
+    for line in said:
+        tell(line)
 
 
 if __name__ == "__main__":

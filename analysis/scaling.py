@@ -1,105 +1,153 @@
-"""How well a configuration uses its devices, against a named base case: one device without a strategy."""
+"""How a configuration stands against its base cases: speed-up, efficiency, what the gradient exchange costs.
+
+Every ratio names its base case and carries an interval in which both sides vary.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
-from analysis.stats import Interval, median_interval
+from analysis.configurations import Configuration
+from analysis.stats import Interval, ratio
 
 _SAME_WORK = ("model", "dataset", "num_batches_per_iter", "precision", "xla", "trainable_params", "preloaded")
 _SAME_HARDWARE = ("device_kind", "device_name", "cores_per_device")
 BASE_STRATEGY = "single"
+WITHOUT_EXCHANGE = "independent"
 
-SETUP = (
-    *("strategy", "model", "dataset", "num_devices", "num_processes", "num_nodes", "scaling", "batch_per_device"),
-    *("preloaded", "global_batch", "device_kind", "device_name", "cores_per_device"),
-    *("num_ps", "requested_all_reduce", "exchange"),
-)
+RATE = "images_per_s"
 
-
-def configurations(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """A dict for each configuration (`comparability_key`), sorted for reading.
-
-    Holds the columns of SETUP, `run_ids` of the runs that are ok, `failed` (count), `errors`, Intervals `images_per_s`
-    and `step_time_s` or None, largest `peak_rss_bytes` and `framework_peak_mem_bytes`, and `efficiency` with
-    `efficiency_range` and `base_images_per_s`, or None with `why_no_efficiency`. `workload` names what can share a
-    plot: the same model, data, arithmetic, batch basis and cores per device; `series` names what makes one line there.
-    """
-    found = []
-    for _, group in runs.groupby("comparability_key", sort=False):
-        ok, bad = group[group["status"] == "ok"], group[group["status"] != "ok"]
-        row = {name: group.iloc[-1][name] for name in {*SETUP, *_SAME_WORK, *_SAME_HARDWARE}}
-        row["run_ids"] = list(ok["run_id"])
-        row["failed"] = len(bad)
-        row["errors"] = sorted({str(error) for error in bad["error"]})
-        row["images_per_s"] = median_interval(list(ok["images_per_s"])) if len(ok) else None
-        row["step_time_s"] = median_interval(list(ok["step_time_p50_s"])) if len(ok) else None
-        row["data_wait_share"] = float(ok["data_wait_share"].median()) if len(ok) else None
-        for name in ("peak_rss_bytes", "framework_peak_mem_bytes"):
-            row[name] = float(ok[name].max()) if len(ok) and ok[name].notna().any() else None
-        found.append(row)
-    for row in found:
-        row.update(_efficiency(row, found))
-        row["workload"] = _workload(row)
-        row["series"] = _series(row)
-    return sorted(found, key=lambda row: (row["workload"], row["num_devices"], row["series"]))
+GIGABYTE = 10**9
+"""Bandwidths count in powers of ten, as nccl-tests and network cards do."""
 
 
-def _series(row: dict[str, Any]) -> str:
-    """The strategy, and what was asked of its gradient exchange."""
-    asked = row["requested_all_reduce"]
-    collective = [asked] if isinstance(asked, str) and asked != "auto" else []
-    knobs = [row["exchange"]] if isinstance(row["exchange"], str) and row["exchange"] else []
-    return " ".join([str(row["strategy"]), *collective, *knobs])
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One configuration against its base cases."""
+
+    configuration: Configuration
+    base: Configuration | None
+    """One device without a strategy: the same work on the same hardware, with the same batch per device for weak
+    scaling and the same global batch for strong."""
+    speedup: Interval | None
+    """T(N) / T(1), T in images/s."""
+    efficiency: Interval | None
+    """T(N) / (N x T(1)): weak scaling as Horovod defines it; with a fixed global batch it equals t(1) / (N x t(N))."""
+    why_no_efficiency: str | None
+    efficiency_with_servers: Interval | None
+    """The same with each parameter server counted as a device; None without servers."""
+    node_base: Configuration | None
+    """The same series on one node, as many devices a node."""
+    node_speedup: Interval | None
+    """T / T of `node_base`."""
+    without_exchange: Configuration | None
+    """`independent`: the same processes on the same devices, no gradient exchange."""
+    exposed: Interval | None
+    """Exposed communication, 1 - t_independent / t: the share of a step that the exchange adds and nothing hides. An
+    interval may reach below 0."""
+    bus_gb_per_s: float | None
+    """What a ring would have to carry if it had the whole step for it, 10^9 bytes/s: gradients x 2(n-1)/n / step time
+    (nccl-tests). The link cannot be slower than that."""
 
 
-def _workload(row: dict[str, Any]) -> str:
-    strong = row["scaling"] == "strong"
-    batch = f"{row['global_batch']} images in all" if strong else f"{row['batch_per_device']} images a device"
-    count = row["cores_per_device"]
-    cores = f", {count:g} core{'' if count == 1 else 's'} a device" if row["device_kind"] == "cpu" else ""
-    precision = f", {row['precision']}" if row["precision"] != "fp32" else ""
-    xla = ", XLA" if row["xla"] else ""
-    return f"{row['model']} on {row['dataset']}{precision}{xla}, {batch}{cores}"
+def standings(found: Sequence[Configuration]) -> list[Standing]:
+    """Each of the configurations against the others, in their order."""
+    bases = _index((one for one in found if one.setup["strategy"] == BASE_STRATEGY and one.samples[RATE]), _base_key)
+    nodes = _index((one for one in found if one.setup["num_nodes"] == 1 and one.samples[RATE]), _node_key)
+    free = _index(
+        (one for one in found if one.setup["strategy"] == WITHOUT_EXCHANGE and one.samples[RATE]), _exchange_key
+    )
+    return [
+        _standing(one, bases.get(_base_key(one)), nodes.get(_node_key(one)), free.get(_exchange_key(one)))
+        for one in found
+    ]
 
 
-def base_case(row: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """One device, no strategy, the same work on the same hardware: the same batch per device for weak scaling, the
-    same global batch for strong."""
-    batch = "global_batch" if row["scaling"] == "strong" else "batch_per_device"
-    same = (*_SAME_WORK, *_SAME_HARDWARE, batch)
-    return next(
-        (
-            other
-            for other in among
-            if other["strategy"] == BASE_STRATEGY
-            and other["images_per_s"] is not None
-            and all(other[name] == row[name] for name in same)
-        ),
-        None,
+def efficiency_samples(
+    one: Configuration, base: Configuration
+) -> tuple[list[Sequence[float]], list[Sequence[float]], float]:
+    """(above, below, scale) for `analysis.stats.ratio`."""
+    return [one.samples[RATE]], [base.samples[RATE]], 1 / one.setup["num_devices"]
+
+
+def largest_over(among: Iterable[Standing], floor: float) -> Standing | None:
+    """The configuration with the most devices whose efficiency is at least `floor`."""
+    over = [one for one in among if one.efficiency and one.efficiency.value >= floor]
+    return max(over, key=lambda one: one.configuration.setup["num_devices"], default=None)
+
+
+def _standing(
+    one: Configuration, base: Configuration | None, node: Configuration | None, free: Configuration | None
+) -> Standing:
+    mine, setup = one.samples[RATE], one.setup
+    why = None
+    if not mine:
+        base = node = free = None
+        why = "no good run"
+    elif base is None:
+        why = "no run of the base case with the same work and resources"
+    if node is one or setup["num_nodes"] == 1:
+        node = None
+    if not setup["synchronous"] or setup["strategy"] == BASE_STRATEGY:
+        free = None
+    kept = ratio([mine], [free.samples[RATE]]) if free else None  # t_independent / t = T / T_independent
+    servers = setup["num_ps"] or 0
+    devices = setup["num_devices"]
+    return Standing(
+        configuration=one,
+        base=base,
+        speedup=ratio([mine], [base.samples[RATE]]) if base else None,
+        efficiency=_efficiency(one, base, devices) if base else None,
+        why_no_efficiency=why,
+        efficiency_with_servers=_efficiency(one, base, devices + servers) if base and servers else None,
+        node_base=node,
+        node_speedup=ratio([mine], [node.samples[RATE]]) if node else None,
+        without_exchange=free,
+        exposed=_one_minus(kept) if kept else None,
+        bus_gb_per_s=_bus(one),
     )
 
 
-def _efficiency(row: dict[str, Any], among: list[dict[str, Any]]) -> dict[str, Any]:
-    """T(N) / (N x T(1)): weak scaling as Horovod defines it; with a fixed global batch it equals t(1) / (N x t(N))."""
-    base = base_case(row, among)
-    if row["images_per_s"] is None or base is None:
-        why = (
-            "no good run" if row["images_per_s"] is None else "no run of the base case with the same work and resources"
-        )
-        return {"base_images_per_s": None, "efficiency": None, "efficiency_range": None, "why_no_efficiency": why}
-    many: Interval = row["images_per_s"]
-    one: Interval = base["images_per_s"]
-    devices = row["num_devices"]
-    span = None
-    if row is not base and many.low and many.high and one.low and one.high:
-        # The extremes of both sides: wider than either side's interval alone, never narrower than the truth.
-        span = (many.low / (devices * one.high), many.high / (devices * one.low))
-    return {
-        "base_images_per_s": one.median,
-        "efficiency": many.median / (devices * one.median),
-        "efficiency_range": span,
-        "why_no_efficiency": None,
-    }
+def _efficiency(one: Configuration, base: Configuration, resources: int) -> Interval:
+    if one is base:  # against itself there is nothing to vary
+        return Interval(1.0, None, None, 0.0, len(one.run_ids))
+    return ratio([one.samples[RATE]], [base.samples[RATE]], scale=1 / resources)
+
+
+def _one_minus(kept: Interval) -> Interval:
+    low = None if kept.high is None else 1 - kept.high
+    high = None if kept.low is None else 1 - kept.low
+    return Interval(1 - kept.value, low, high, kept.level, kept.runs)
+
+
+def _bus(one: Configuration) -> float | None:
+    step, devices = one.typical("step_time_p50_s"), one.setup["num_devices"]
+    size = one.setup["gradient_bytes"]
+    if step is None or size is None or not one.setup["synchronous"] or (devices or 1) < 2:  # noqa: PLR2004
+        return None
+    return float(size * 2 * (devices - 1) / devices / step.value / GIGABYTE)
+
+
+def _base_key(one: Configuration) -> tuple[Any, ...]:
+    batch = "global_batch" if one.setup["scaling"] == "strong" else "batch_per_device"
+    return (*(one.setup[name] for name in (*_SAME_WORK, *_SAME_HARDWARE)), one.setup[batch])
+
+
+def _node_key(one: Configuration) -> tuple[Any, ...]:
+    nodes = one.setup["num_nodes"] or 1
+    return (one.series, *_base_key(one), one.setup["scaling"], (one.setup["num_devices"] or 0) / nodes)
+
+
+def _exchange_key(one: Configuration) -> tuple[Any, ...]:
+    return (*_base_key(one), one.setup["num_devices"], one.setup["num_nodes"])
+
+
+def _index(found: Iterable[Configuration], key: Any) -> Mapping[tuple[Any, ...], Configuration]:
+    """Key -> the configuration with the most runs."""
+    held: dict[tuple[Any, ...], list[Configuration]] = defaultdict(list)
+    for one in found:
+        held[key(one)].append(one)
+    return {name: max(group, key=lambda one: len(one.run_ids)) for name, group in held.items()}

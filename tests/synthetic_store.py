@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,25 @@ from results.store import Store
 START = datetime(2026, 5, 1, 12, tzinfo=timezone.utc)
 SECOND = 1_000_000_000
 
+PHASES = {"import_s": 2.0, "rendezvous_s": 0.25, "build_s": 0.5, "trace_s": 4.0, "warmup_s": 1.0}
+
 
 def add_run(
     root: Path,
     step_times_s: Sequence[float] = (0.1, 0.1),
     *,
-    compute_shares: Sequence[float] | None = None,
+    compute_shares: Sequence[float] = (),
+    hostnames: Sequence[str] = (),
+    telemetry: Sequence[dict[str, Any]] = (),
+    samples: int = 0,
+    gpus: int = 0,
     **fields: Any,
 ) -> dict[str, Any]:
     """A run whose timed iterations of ten steps took these times a step on every rank; returns its row.
 
-    `compute_shares`: compute_s / duration_s of each rank; without them compute_s is null.
+    `compute_shares` of each iteration and `hostnames` are dealt to the ranks; those with a host know their PHASES.
+    Timing begins 50 s after Unix time 0. `telemetry` of rank 0 is as given; `samples` a rank are spread over its
+    phases, and `gpus` have theirs.
     """
     number = len(list((root / "runs").rglob("*.parquet")))
     run: dict[str, Any] = {
@@ -62,10 +70,22 @@ def add_run(
     iters, ranks = [], []
     for rank in range(run["num_processes"]):
         now = 0.0
-        devices = run["num_devices"] // run["num_processes"]
+        workers = run["num_processes"] - run["num_ps"]  # servers come after them and have no iterations
+        devices = run["num_devices"] // workers if rank < workers else 0
         row = {"run_id": run["run_id"], "rank": rank, "num_devices": devices}
-        ranks.append({**row, "peak_rss_bytes": 2**30, "startup_time_s": 3.0})
-        for index, step in enumerate((5.0, *step_times_s)):
+        host = {"hostname": hostnames[rank % len(hostnames)]} if hostnames else {}
+        placed = {**host, **PHASES, "timed_s": 10 * sum(step_times_s)} if host else {}
+        share = compute_shares[rank % len(compute_shares)] if compute_shares else None
+        ranks.append(
+            {
+                **row,
+                "peak_rss_bytes": 2**30,
+                "startup_time_s": 3.0,
+                **placed,
+                **({"gpu_peak_mem_used_bytes": 2**33} if gpus else {}),
+            }
+        )
+        for index, step in enumerate((5.0, *step_times_s) if rank < workers else ()):
             iters.append(
                 {
                     "run_id": run["run_id"],
@@ -76,12 +96,30 @@ def add_run(
                     "t_start_ns": round(now * SECOND),
                     "duration_s": step * 10,
                     "data_wait_s": step,
-                    "compute_s": step * 10 * compute_shares[rank] if compute_shares else None,
+                    "compute_s": share and share * step * 10,
                     "loss": 1.0,
                 }
             )
             now += step * 10
+    sampled = [
+        sample
+        for rank in range(run["num_processes"])
+        for index in range(samples)
+        for sample in _samples(run["run_id"], rank, index / max(1, samples - 1), 10 * sum(step_times_s), gpus)
+    ]
+    told = [{"run_id": run["run_id"], "rank": 0, **sample} for sample in telemetry]
     Store(root).commit(
-        run["run_id"], run["started_at"], {"runs": [run], "ranks": ranks, "iters": iters, "telemetry": []}
+        run["run_id"],
+        run["started_at"],
+        {"runs": [run], "ranks": ranks, "iters": iters, "telemetry": [*told, *sampled]},
     )
     return run
+
+
+def _samples(run_id: str, rank: int, progress: float, timed_s: float, gpus: int) -> Iterator[dict[str, Any]]:
+    before_s = sum(PHASES.values()) - PHASES["import_s"]
+    at = {"run_id": run_id, "rank": rank, "t_ns": round((50 - before_s + progress * (before_s + timed_s)) * SECOND)}
+    yield {**at, "cpu_pct": 100 * progress + rank, "rss_bytes": round(2**30 * (1 + progress))}
+    for gpu in range(gpus):
+        used = {"gpu_mem_used_bytes": 2**33, "gpu_util_pct": 90.0 - gpu, "power_w": 300.0, "sm_clock_mhz": 1980}
+        yield {**at, "gpu_uuid": f"GPU-{rank}-{gpu}", **used}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from analysis.load import Results
-from analysis.report import write
+from analysis.report import main
 from tests.synthetic_store import add_run
+from tests.test_report import HOSTILE
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -21,7 +23,9 @@ pytestmark = [
 ]
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-sync", "--disable-background-networking"]
 BOUND_S = 30
-PLOTS = 8
+PLOTS_A_WORKLOAD = 7
+PLOTS = 2 * PLOTS_A_WORKLOAD
+HEIGHT = 900
 
 
 def until(page: Page, condition: str) -> None:
@@ -40,48 +44,165 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+def write(root: Path) -> Path:
+    assert main([f"--results-dir={root}", f"--output={root.parent / 'out'}"]) == 0
+    return root.parent / "out" / "report.html"
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("report")
-    for model in ("mnist_cnn", "vgg16_cifar"):
+    root = tmp_path_factory.mktemp("report") / "data"
+    known = {"compute_shares": [0.7, 0.7 / 1.1], "hostnames": ["a", "b"], "samples": 20}
+    for model, factor in (("mnist_cnn", 1), ("vgg16_cifar", 10)):
         for step in (0.1, 0.11, 0.12):
-            add_run(root / "data", [step, step * 1.1], model=model)
-            add_run(root / "data", [step, step], model=model, strategy="mwms", num_processes=2, num_devices=2)
-    add_run(root / "data", status="failed", error="<b>boom</b>", label="</td><script>alert(1)</script>")
-    return write(Results(root / "data"), root / "out", "a test")[-1]
+            times = [factor * step, factor * step * 1.1]
+            add_run(root, times, model=model, **known)
+            add_run(root, times, model=model, strategy="mwms", num_processes=2, num_devices=2, **known)
+    add_run(root, status="failed", error="boom", label="-2+3")
+    return write(root)
+
+
+@pytest.fixture(scope="module")
+def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("hostile") / "data"
+    for text in HOSTILE:
+        everywhere = dict.fromkeys(("model", "strategy", "dataset", "label", "experiment", "device_name"), text)
+        add_run(root, [0.1], **everywhere, provenance={"hostname": text}, hostnames=[text], samples=5)
+        add_run(root, status="failed", error=text, **everywhere, failed_phase=text)
+    return write(root)
+
+
+class Watched:
+    """A page, and everything that went wrong on it."""
+
+    def __init__(self, page: Page) -> None:
+        self.problems: list[str] = []
+        page.on("console", lambda said: self.problems.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("dialog", lambda dialog: self.problems.append(f"dialog {dialog.message}"))
+        page.on("request", lambda asked: self.problems.append(asked.url) if asked.url.startswith("http") else None)
 
 
 @pytest.fixture
 def page(browser: Browser, report: Path) -> Iterator[Page]:
-    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 900})
+    context = browser.new_context(offline=True, viewport={"width": 1200, "height": HEIGHT})
     page = context.new_page()
-    page.problems = []  # type: ignore[attr-defined]
-    page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))  # type: ignore[attr-defined]
-    page.on("pageerror", lambda error: page.problems.append(str(error)))  # type: ignore[attr-defined]
-    page.on("dialog", lambda dialog: page.problems.append(f"dialog {dialog.message}"))  # type: ignore[attr-defined]
-    page.on("request", lambda request: request.url.startswith("http") and page.problems.append(request.url))  # type: ignore[attr-defined]
+    watched = Watched(page)
     page.goto(report.as_uri())
-    until(page, f"document.querySelectorAll('.plot .main-svg').length >= {PLOTS}")
+    until(page, f"document.querySelectorAll('.plot').length == {PLOTS}")
     yield page
-    assert page.problems == []  # type: ignore[attr-defined]
+    assert watched.problems == []
     context.close()
 
 
-def test_it_loads_offline_without_an_error_and_draws_every_plot(page: Page) -> None:
-    assert page.locator("#results tbody tr").count() == 4
-    assert page.locator(".plot").count() == PLOTS
-    assert page.locator(".plot .scatterlayer .trace").count() > 0
+DRAWN = "document.querySelectorAll('.plot .main-svg:first-child').length"
+
+
+def scroll_down(page: Page) -> None:
+    for place in range(0, page.evaluate("document.documentElement.scrollHeight"), HEIGHT // 2):
+        page.evaluate(f"scrollTo(0, {place})")
+        page.wait_for_timeout(30)
+
+
+def plot(page: Page, title: str) -> Locator:
+    """A figure of the first workload."""
+    return page.locator("figure", has=page.get_by_role("heading", name=title, exact=True)).first
+
+
+def column(page: Page, number: int) -> list[str]:
+    cells = page.locator(f"#results tbody tr:not([hidden]) td:nth-child({number})")
+    return cells.all_inner_texts()
+
+
+def downloaded(page: Page, button: Locator) -> list[list[str]]:
+    with page.expect_download() as waiting:
+        button.click()
+    text = Path(waiting.value.path()).read_bytes().decode()
+    assert waiting.value.suggested_filename.endswith(".csv")
+    assert text.endswith("\r\n")
+    return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+
+
+def test_plots_are_drawn_when_they_are_scrolled_to(page: Page) -> None:
+    assert page.evaluate(DRAWN) < PLOTS
+    scroll_down(page)
+    until(page, f"{DRAWN} == {PLOTS}")
+    for kind in ("scatterlayer", "barlayer", "boxlayer", "heatmaplayer"):
+        assert page.locator(f".plot .{kind} > *").count() > 0
     assert "boom" in page.inner_text("body")
-    assert "<b>boom</b>" in page.inner_text("body")
 
 
 def test_a_plot_answers_to_the_mouse(page: Page) -> None:
-    point = page.locator(".plot").first.locator(".scatterlayer .trace .points path").last
-    point.scroll_into_view_if_needed()
+    throughput = plot(page, "Throughput")
+    throughput.scroll_into_view_if_needed()
+    point = throughput.locator(".scatterlayer .trace .points path").last
+    point.wait_for()
     box = point.bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_selector(".plot .hoverlayer .hovertext")
+    assert "(3 runs)" in (page.locator(".hoverlayer").first.text_content() or "")
+
+
+def test_the_table_sorts_by_a_heading_with_mouse_and_keyboard(page: Page) -> None:
+    heading = page.locator("#results th", has_text="images/s").first
+    button = heading.get_by_role("button")
+    rates = [float(text.replace(",", "")) for text in column(page, 5)]
+    assert len(rates) == 4
+    assert rates != sorted(rates)
+    button.click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert [float(text.replace(",", "")) for text in column(page, 5)] == sorted(rates)
+    button.focus()
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert [float(text.replace(",", "")) for text in column(page, 5)] == sorted(rates, reverse=True)
+    page.locator("#results th").nth(1).get_by_role("button").click()
+    assert column(page, 2) == ["mwms", "mwms", "single", "single"]
+    assert heading.get_attribute("aria-sort") is None
+
+
+def test_the_table_filters_by_words(page: Page) -> None:
+    page.get_by_label("Filter").fill("VGG mwms")
+    assert column(page, 2) == ["mwms"]
+    assert page.get_by_role("status").inner_text() == "1 of 4 rows"
+    page.get_by_label("Filter").fill("")
+    assert len(column(page, 2)) == 4
+
+
+def test_tables_and_plots_give_csv(page: Page) -> None:
+    page.get_by_label("Filter").fill("vgg16")
+    heads, *rows = downloaded(page, page.locator("button[data-table]"))
+    assert heads[:3] == ["workload", "strategy", "devices"]
+    assert [row[1] for row in rows] == ["single", "mwms"]
+    assert [float(row[4]) for row in rows] == pytest.approx([58.3, 112], rel=0.1)
+    assert rows[0][8] == ""  # a base case has no interval against itself
+    assert rows[0][0] == "vgg16_cifar on synthetic, 64 images a device, 1 core a device"
+
+    heads, *rows = downloaded(page, plot(page, "Throughput").locator("button.csv"))
+    assert heads == ["series", "quantity", "devices", "value", "low", "high"]
+    assert [row[:3] for row in rows] == [
+        ["ideal", "images/s", "1"],
+        ["ideal", "images/s", "2"],
+        ["single", "images/s", "1"],
+        ["mwms", "images/s", "2"],
+    ]
+    _, _, _, value, low, high = rows[3]
+    assert float(low) < float(value) < float(high)
+    assert rows[0][4:] == ["", ""]
+
+    heads, *rows = downloaded(page, plot(page, "Step times").locator("button.csv"))
+    assert heads == ["series", "configuration", *(f"p{q} step time (ms)" for q in (1, 25, 50, 75, 99))]
+    assert [row[:2] for row in rows] == [["single", "single x1"], ["mwms", "mwms x2"]]
+
+    heads, *rows = downloaded(page, plot(page, "Steps of each rank").locator("button.csv"))
+    assert heads == ["rank", "timed iteration", "ms a step"]
+    assert [row[:2] for row in rows] == [["rank 0 a", "0"], ["rank 0 a", "1"], ["rank 1 b", "0"], ["rank 1 b", "1"]]
+
+    heads, *rows = downloaded(page, plot(page, "Telemetry").locator("button.csv"))
+    assert heads[2] == "s"
+    assert rows[0] == ["import", "phase (s, from low)", "phase", "2", "0", "2"]
+    assert sum(row[:2] == ["rank 1", "CPU (%)"] for row in rows) == 20
 
 
 TICK = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
@@ -89,6 +210,7 @@ PAGE = "getComputedStyle(document.body).backgroundColor"
 
 
 def test_dark_mode_changes_page_and_plots(page: Page) -> None:
+    scroll_down(page)
     page.emulate_media(color_scheme="light")
     until(page, f"{PAGE} == 'rgb(255, 255, 255)' && {TICK} == 'rgb(17, 24, 39)'")
     page.emulate_media(color_scheme="dark")
@@ -97,4 +219,39 @@ def test_dark_mode_changes_page_and_plots(page: Page) -> None:
 
 def test_a_phone_shows_it_without_scrolling_sideways(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
+    scroll_down(page)
+    until(page, f"{DRAWN} == {PLOTS}")
     until(page, "document.documentElement.scrollWidth <= 390")
+
+
+def test_paper_has_every_plot_in_dark_ink_and_the_screen_comes_back(page: Page) -> None:
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(DRAWN) < PLOTS
+    assert len(page.pdf()) > 50_000
+    assert page.evaluate(DRAWN) == PLOTS
+    page.emulate_media(media="print")
+    until(page, f"{PAGE} == 'rgb(255, 255, 255)' && {TICK} == 'rgb(0, 0, 0)'")
+    assert page.evaluate("document.querySelector('.plot .main-svg').getBoundingClientRect().width") <= 680
+    assert not page.locator("#filter").is_visible()
+    page.emulate_media(media="screen")
+    until(page, f"{TICK} == 'rgb(229, 231, 235)'")
+    until(page, "document.querySelector('.plot .main-svg').getBoundingClientRect().width < 640")
+
+
+def test_hostile_words_do_nothing(browser: Browser, hostile_report: Path) -> None:
+    context = browser.new_context(offline=True, viewport={"width": 1200, "height": HEIGHT})
+    page = context.new_page()
+    watched = Watched(page)
+    page.goto(hostile_report.as_uri())
+    page.evaluate("figures.forEach(draw)")
+    count = page.evaluate("figures.length")
+    assert count >= 6 * len(HOSTILE)
+    until(page, f"{DRAWN} == {count}")
+    assert page.locator(".plot a[href], .plot a[*|href]").count() == 0
+    assert page.locator(".plot .legendtext, .plot .xtick text").filter(has_text="<img src=x").count() > 0
+    _, *rows = downloaded(page, page.locator("button[data-table]"))
+    assert any(row[1].startswith("'=HYPERLINK(") for row in rows)
+    assert not any(cell.startswith(("=", "@")) for row in rows for cell in row)
+    assert page.evaluate("document.querySelectorAll('img, iframe, body svg[onload], .plot b').length") == 0
+    assert watched.problems == []
+    context.close()

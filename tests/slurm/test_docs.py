@@ -50,7 +50,9 @@ def test_every_command_of_the_cluster_guide_works(slurm: SlurmCluster, tmp_path:
     assert {line.split()[0] for line in commands} == {"srun", "python", "reframe"}
     for line in commands:
         done = slurm.call("bash", "-c", line, env=env, timeout=BOUND_S, folder=tmp_path)
-        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        # One run a side is all that there is time for, and the gate says that it cannot tell.
+        expected = 5 if "--baseline=" in line else 0
+        assert done.returncode == expected, (line, done.stdout, done.stderr)
         if " jobs.render " in line:
             (tmp_path / "job.sh").write_text(done.stdout)
             tested = slurm.call("sbatch", "--test-only", str(tmp_path / "job.sh"), env=env)
@@ -60,8 +62,9 @@ def test_every_command_of_the_cluster_guide_works(slurm: SlurmCluster, tmp_path:
     assert len(runs) == 1 + 2 * 3
     nightly = runs[runs["experiment"].str.startswith("nightly-")]
     assert sorted(nightly["num_nodes"]) == [1, 2, 2]
-    for name in ("nightly", "baseline"):
-        assert (tmp_path / "results" / "reports" / name / "report.html").exists()
+    for name in ("report", "history"):
+        assert (tmp_path / "results" / "reports" / "nightly" / f"{name}.html").exists()
+    assert (tmp_path / "results" / "baselines" / "cluster.json").exists()
 
 
 def test_the_example_of_a_site_profile_is_one() -> None:

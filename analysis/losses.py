@@ -1,0 +1,94 @@
+"""What takes the rest of an efficiency, what parameter servers add to it, and why there is none: in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.configurations import Configuration
+from analysis.scaling import BASE_STRATEGY, WITHOUT_EXCHANGE, Standing
+from analysis.words import count, percent, short
+
+_LEAST_LOSS = 0.05
+"""Of efficiency: below, nothing needs to be explained."""
+
+_LEAST_SHARE = 0.02
+"""Of a step: below, a loss explains nothing."""
+
+
+def losses(one: Standing, base: Configuration) -> list[str]:
+    """What takes the rest of the efficiency, as far as it was measured."""
+    assert one.efficiency
+    if one.efficiency.value > 1 - _LEAST_LOSS:
+        return []
+    mine = one.configuration
+    known: list[tuple[float, str]] = []
+    unknown = []
+    if one.exposed:
+        known.append((one.exposed.value, f"communication that nothing hides: {percent(one.exposed)} of a step"))
+    elif mine.setup["synchronous"]:
+        unknown.append(f"communication (no runs of {WITHOUT_EXCHANGE} with the same devices)")
+    waited = mine.share("waited_share")
+    if waited is not None and mine.setup["synchronous"]:
+        known.append((waited, f"waiting for the slowest rank: {waited:.0%} of a step"))
+    elif mine.setup["synchronous"]:
+        unknown.append("waiting for the slowest rank (no compute times)")
+    ours, theirs = mine.share("data_wait_share"), base.share("data_wait_share")
+    if ours is not None and theirs is not None:  # what the base case waits, too, costs no efficiency
+        known.append(
+            (ours - theirs, f"waiting for data: {ours:.0%} of the time, against {theirs:.0%} in the base case")
+        )
+    said = []
+    largest = max(known, default=None)
+    if largest and largest[0] >= _LEAST_SHARE:
+        said.append(f"{'What is known of' if unknown else 'The largest part of'} the rest goes to {largest[1]}.")
+    elif known and not unknown:
+        said.append("Neither communication nor data nor a slow rank explains the rest.")
+    if unknown:
+        said.append(f"It cannot be told what is lost to {' and '.join(unknown)}.")
+    return said
+
+
+def servers(measured: Sequence[Standing]) -> list[str]:
+    """What parameter servers cost as resources, for the largest configuration that has them."""
+    served = [one for one in measured if one.efficiency and one.efficiency_with_servers]
+    if not served:
+        return []
+    one = max(served, key=lambda one: one.configuration.setup["num_devices"])
+    assert one.efficiency and one.efficiency_with_servers
+    many = count(one.configuration.setup["num_ps"], "parameter server")
+    return [
+        f"{short(one.configuration)} takes {many} besides: counted as devices they lower its efficiency from "
+        f"{one.efficiency.value:.0%} to {one.efficiency_with_servers.value:.0%}."
+    ]
+
+
+def without_base(measured: Sequence[Standing]) -> list[str]:
+    """Which configurations have no efficiency for want of a base case, and the command that measures it."""
+    lacking = [one.configuration for one in measured if one.base is None]
+    if not lacking:
+        return []
+    names = ", ".join(dict.fromkeys(short(one) for one in lacking))
+    remedies = "; ".join(dict.fromkeys(_measure_base(one) for one in lacking))
+    return [f"No base case for {names}, so no efficiency: {remedies}."]
+
+
+def _measure_base(one: Configuration) -> str:
+    """How to measure what a configuration is compared with."""
+    setup = one.setup
+    strong = setup["scaling"] == "strong"
+    cores = setup["cores_per_device"]
+    if cores is not None and cores != int(cores):
+        return f"one device cannot have {cores:g} cores; measure all with the same --cores-per-device"
+    words = {
+        "strategy": BASE_STRATEGY,
+        "model": setup["model"],
+        "dataset": setup["dataset"],
+        "global-batch-size" if strong else "batch-size": setup["global_batch" if strong else "batch_per_device"],
+        "num-batches-per-iter": setup["num_batches_per_iter"],
+        "precision": setup["precision"],
+        "device": setup["device_kind"],
+        "cores-per-device": None if cores is None else int(cores),
+    }
+    flags = " ".join(f"--{name} {value}" for name, value in words.items() if value is not None)
+    preloaded = ", in a sweep with preload = true" if setup["preloaded"] else ""
+    return f"measure it with python -m bench.run {flags}{' --xla' if setup['xla'] else ''}{preloaded}"

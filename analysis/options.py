@@ -1,0 +1,38 @@
+"""What every command of the analysis is told: which runs to read. Light, so that --help answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import UseAppendAction, arg
+
+Words = Annotated[tuple[str, ...], UseAppendAction]
+"""A flag that may be given several times."""
+
+RESULTS_DIR = "results/data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which runs to read. Names may hold the wildcards of a shell: 'nightly-*'."""
+
+    results_dir: Words = ()
+    """A directory that holds the tables, or a pattern for several [path]. Without any: results/data."""
+    experiment: Words = ()
+    """Only runs of this experiment."""
+    label: Words = ()
+    """Only runs with this label."""
+    strategy: Words = ()
+    """Only runs of this strategy."""
+    model: Words = ()
+    """Only runs of this model."""
+    since: Annotated[str | None, arg(metavar="YYYY-MM-DD")] = None
+    """Only runs that started on this day (UTC) or later."""
+    until: Annotated[str | None, arg(metavar="YYYY-MM-DD")] = None
+    """Only runs that started on this day (UTC) or earlier."""
+    where: str | None = None
+    """Only runs for which this DuckDB expression over the columns of a run and its figures is true, for example
+    "num_devices >= 8 and images_per_s > 1000"."""
+
+    NAMES = ("experiment", "label", "strategy", "model")

@@ -1,0 +1,108 @@
+"""Pages that load nothing: their scripts, their plots and their styles are in them. And the report as one."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from analysis import charts, one_run, table, telemetry
+from analysis.content import Content
+from analysis.plots import Plot, lines
+from analysis.text import printable
+from results.schema import COMPARABLE_FIELDS
+
+MOST_FAILURES, MOST_MACHINES = 200, 20
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(content: Content, path: Path, title: str) -> None:
+    """Writes the report."""
+    path.write_text(render(content, title), encoding="utf-8")
+
+
+def render(content: Content, title: str) -> str:
+    """The report's page."""
+    names = [name for name in dict.fromkeys(name for each in content.machines for name in each) if name != "runs"]
+    return html(
+        "report.html.j2",
+        title=title,
+        counts=content.counts,
+        content=content,
+        headings=table.HEADINGS,
+        rows=[table.cells(one, content.series[one.configuration.key]) for one in content.standings],
+        sections=[{"name": printable(name), "plots": plots} for name, plots in _sections(content)],
+        failures=content.failures[:MOST_FAILURES],
+        machine_fields=names,
+        machines=content.machines[:MOST_MACHINES],
+        comparable=COMPARABLE_FIELDS,
+    )
+
+
+def html(template: str, *, title: str, counts: str, **values: object) -> str:
+    """A page of a template that extends page.html.j2. Words of the store are escaped; scripts run only by their
+    hashes, so none of the store's ever does."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(value),
+    )
+    scripts = [_as_parsed(text) for text in (get_plotlyjs(), (_TEMPLATES / "page.js").read_text(encoding="utf-8"))]
+    return environment.get_template(template).render(
+        title=printable(title),
+        counts=printable(counts),
+        written_at=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        style=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        scripts=scripts,
+        script_hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts),
+        script_safe=_script_safe,
+        **values,
+    )
+
+
+def _sections(content: Content) -> Iterator[tuple[str, list[Plot]]]:
+    """(workload, its plots) for all that ran."""
+    shown = one_run.choose(content.results, content.workloads)
+    quantiles = charts.quantiles(content.results, content.standings)
+    rank_steps = one_run.RankSteps(content.results)
+    for name, group in content.workloads:
+        if name not in shown:
+            continue
+        found, run = lines(group, content.series), shown[name]
+        sampled = telemetry.plot(content.results, run)
+        yield (
+            name,
+            [
+                charts.throughput(found),
+                charts.efficiency(found),
+                charts.breakdown(found),
+                charts.distributions(found, quantiles),
+                charts.memory(found, run.reasons),
+                rank_steps.plot(run),
+                *([sampled] if sampled else []),
+            ],
+        )
+
+
+def _script_safe(plot: Plot) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps({"data": plot.data, "layout": plot.layout}, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _as_parsed(script: str) -> str:
+    """As a browser reads it, for the hash is taken of that."""
+    return script.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _sha256(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,30 @@
+"""Words of a store, which may hold anything, made fit for where they are shown; and numbers made short."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+_DIGITS = 5
+
+
+def printable(text: object) -> str:
+    """On one line and without control characters: no word of a store moves a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(text))
+
+
+def inert(text: object) -> str:
+    """For plotly, which reads some HTML in its labels. The page's script undoes it for CSV."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def short(value: float | None) -> float | None:
+    """Five significant digits are more than any run repeats. What is not a finite number is None."""
+    if value is None or not math.isfinite(value):
+        return None
+    rounded = float(f"{value:.{_DIGITS}g}")
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def shorts(values: Iterable[float | None]) -> list[float | None]:
+    return [short(value) for value in values]
