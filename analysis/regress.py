@@ -1,0 +1,111 @@
+"""`python -m analysis.regress --baseline A --candidate B`: has anything become slower? 0 no, 1 yes, 5 cannot tell."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from analysis.command import console, name_skipped, perform
+from analysis.errors import EXIT_INCONCLUSIVE, EXIT_OK, AnalysisError
+from analysis.options import Selection, Words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Judge a candidate against a baseline, configuration by configuration.
+
+    Exit 0: nothing lost as much as the threshold. 1: something regressed, failed or vanished. 5: it cannot be told.
+    """
+
+    candidate: str
+    """What is judged: a directory, an experiment, a label, a run id; with wildcards, 'nightly-2026-11-*'."""
+    baseline: str | None = None
+    """What it is held against: the same, or the name of a saved baseline."""
+    metric: Words = ()
+    """A figure to judge, images_per_s without any; a wrong name lists all."""
+    threshold: Annotated[str, arg(metavar="SHARE")] = "5%"
+    """Changes smaller than this are no regression: 5%, or 0.05."""
+    across: Words = ()
+    """A field in which configurations may differ and still be compared: device_name, ..."""
+    save_baseline: str | None = None
+    """Instead of judging, store the candidate's runs under this name, to be committed."""
+    baselines_dir: Path = Path("results/baselines")
+    """Where baselines are kept [path]."""
+    json: Path | None = None
+    """File for the verdicts as JSON [path]."""
+    junit: Path | None = None
+    """File for the verdicts as JUnit XML [path]."""
+    markdown: bool = False
+    """Print the verdicts as Markdown too, and append them to the file that $GITHUB_STEP_SUMMARY names."""
+    selection: OmitArgPrefixes[Selection] = field(default_factory=Selection)
+
+
+def regress(options: Options) -> int:
+    """Does what the options say and returns the exit code."""
+    threshold = _share(options.threshold)
+    if options.save_baseline is not None:
+        return _save(options)
+    if options.baseline is None:
+        raise AnalysisError("give --baseline, what the candidate is held against, or --save-baseline NAME")
+    if options.baseline == options.candidate:
+        raise AnalysisError(f"--baseline and --candidate are both {options.baseline!r}: name different runs")
+    from analysis import markdown, outputs, sides
+    from analysis.gate import gate
+    from analysis.scaling import RATE
+
+    loaded = sides.load((options.baseline, options.candidate), options.selection, options.baselines_dir)
+    baseline, candidate = loaded.sides
+    found = gate(baseline, candidate, options.metric or (RATE,), threshold, options.across)
+    console().print(outputs.table(found))
+    for note in outputs.notes(found):
+        print(f"  {note}")
+    print(outputs.summary(found))
+    if options.json:
+        options.json.write_text(outputs.json_text(found))
+    if options.junit:
+        options.junit.write_text(outputs.junit_text(found))
+    if options.markdown:
+        markdown.publish(outputs.markdown_text(found))
+    damaged = name_skipped("analysis.regress", loaded.skipped)
+    # A gate that could not read all of it has not seen that nothing is wrong.
+    return EXIT_INCONCLUSIVE if damaged and found.exit_code == EXIT_OK else found.exit_code
+
+
+def _save(options: Options) -> int:
+    from analysis import baselines, sides
+
+    if options.baseline is not None:
+        raise AnalysisError("--save-baseline stores what --candidate names and judges nothing: leave out --baseline")
+    loaded = sides.load((options.candidate,), options.selection, options.baselines_dir)
+    (side,) = loaded.sides
+    path = baselines.save(str(options.save_baseline), side.runs, options.baselines_dir)
+    good = sum(len(one.run_ids) for one in side.configurations)
+    print(f"{path}: {len(side.configurations)} configurations, {good} good runs of {len(side.runs)}")
+    for one in side.configurations:
+        if len(one.run_ids) < 2:  # noqa: PLR2004
+            print(f"Warning: {len(one.run_ids)} good run(s), with which nothing can be judged: {one.title}")
+    return name_skipped("analysis.regress", loaded.skipped)
+
+
+def _share(text: str) -> float:
+    """'5%' or '0.05' as 0.05."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(%?)", text.strip())
+    share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    if not 0 < share < 1:
+        raise AnalysisError(f"--threshold is {text!r}: give a share between 0 and 1, as 5% or 0.05")
+    return share
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line and returns its exit code: 0, 1 or 5, 2 for usage, 3 for a baseline of a later schema."""
+    return perform("analysis.regress", Options, argv, regress)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

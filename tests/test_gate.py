@@ -1,0 +1,257 @@
+"""Verdicts by hand and by simulation, and the command that a nightly job calls."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.metrics import METRICS
+from analysis.regress import main
+from analysis.samples import Samples
+from analysis.verdicts import Verdict, judge
+from results.schema import SCHEMA_VERSION
+from tests.perf.gate import power, unchanged
+from tests.synthetic_store import add_run
+
+RATE, STEP = METRICS["images_per_s"], METRICS["step_time_p95_s"]
+STEADY = [100.0, 100.5, 99.5, 100.2, 99.8]
+
+
+def verdict(factor: float, metric: str = "images_per_s", values: list[float] = STEADY, comparisons: int = 1) -> Verdict:
+    candidate = Samples([[factor * value for value in values]])
+    return judge(METRICS[metric], Samples([values]), candidate, 0.05, comparisons).verdict
+
+
+@pytest.mark.parametrize(
+    ("factor", "rate", "time"),
+    [
+        (0.9, Verdict.REGRESSED, Verdict.IMPROVED),
+        (0.96, Verdict.OK, Verdict.OK),
+        (1.0, Verdict.OK, Verdict.OK),
+        (1.04, Verdict.OK, Verdict.OK),
+        (1.1, Verdict.IMPROVED, Verdict.REGRESSED),
+    ],
+)
+def test_steady_runs_are_judged_by_the_threshold(factor: float, rate: Verdict, time: Verdict) -> None:
+    assert verdict(factor) is rate
+    assert verdict(factor, "step_time_p95_s") is time
+
+
+def test_what_runs_cannot_show_is_inconclusive_and_says_how_many_could() -> None:
+    noisy = [100.0, 110.0, 90.0]
+    found = judge(RATE, Samples([noisy]), Samples([[0.93 * value for value in noisy]]), 0.05, 1)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.advice == "3 runs of 10.0% spread cannot tell 5%: run 21 more a side"
+    near = judge(RATE, Samples([STEADY]), Samples([[0.951 * value for value in STEADY]]), 0.05, 1)
+    assert near.advice == "the change is close to 5%: run 5 more a side"
+    alone = judge(RATE, Samples([[1.0]]), Samples([[0.5]]), 0.05, 1)
+    assert (alone.verdict, alone.advice) == (
+        Verdict.INCONCLUSIVE,
+        "one run has no interval: run at least 2 more a side",
+    )
+
+
+def test_an_alarm_must_hold_among_all_comparisons() -> None:
+    values = [100.0, 104.0, 97.0, 102.0]
+    assert verdict(0.93, values=values) is Verdict.REGRESSED
+    assert verdict(0.93, values=values, comparisons=1000) is Verdict.INCONCLUSIVE
+
+
+def test_an_efficiency_varies_with_its_base_case_too() -> None:
+    steady, shaky = Samples([STEADY], [STEADY], 0.5), Samples([STEADY], [[100.0, 130.0, 80.0]], 0.5)
+    assert judge(METRICS["efficiency"], steady, steady, 0.05, 1).verdict is Verdict.OK
+    assert judge(METRICS["efficiency"], steady, shaky, 0.05, 1).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(("spread", "count"), [(0.02, 5), (0.02, 10), (0.05, 5), (0.05, 10)])
+def test_at_most_one_gate_in_twenty_cries_wolf(spread: float, count: int) -> None:
+    """120 gates of 20 unchanged configurations each: 12 alarms are 2.4 standard deviations over 5%."""
+    assert unchanged(np.random.default_rng(7), spread, count, gates=120)["alarm"] * 120 <= 12
+
+
+def test_a_slow_down_of_a_tenth_is_found() -> None:
+    assert power(np.random.default_rng(7), 0.02, 5, 0.1, trials=400) >= 0.95
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two experiments of two configurations, `before` and `same`, five runs each, in the default place."""
+    root = tmp_path_factory.mktemp("measured")
+    for experiment in ("before", "same"):
+        measure(root, experiment)
+    return root
+
+
+@pytest.fixture
+def store(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to work in."""
+    monkeypatch.chdir(shutil.copytree(measured, tmp_path / "store"))
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    return Path.cwd()
+
+
+def measure(root: Path, experiment: str, slower: float = 1.0, **fields: object) -> None:
+    for factor in (1.0, 1.004, 0.996, 1.002, 0.998):
+        data = root / "results" / "data"
+        add_run(data, [0.1 * factor], experiment=experiment, **fields)
+        two = {"strategy": "mwms", "num_processes": 2, "num_devices": 2}
+        add_run(data, [0.12 * factor * slower], experiment=experiment, **two, **fields)
+
+
+def test_a_night_like_the_one_before_is_fine(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--baseline=before", "--candidate=same"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "2 comparisons: 2 ok"
+    assert "nothing that is recorded changed between them" in out
+
+
+def test_what_became_slower_is_an_alarm_in_every_form(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measure(store, "slow", 1.2, provenance={"hostname": "h", "tensorflow_version": "2.22.0"})
+    files = ["--json=gate.json", "--junit=gate.xml", "--markdown"]
+    assert main(["--baseline=before", "--candidate=slow", *files]) == 1
+    out = capsys.readouterr().out
+    assert "tensorflow_version: 2.21.0 -> 2.22.0" in out
+    assert "2 comparisons: 1 regressed, 1 ok" in out
+    assert "| regressed | images\\_per\\_s | mwms x2: mnist\\_cnn on synthetic" in out
+    held = json.loads(Path("gate.json").read_text())
+    assert (held["exit_code"], held["threshold"]) == (1, 0.05)
+    first, second = held["verdicts"]
+    assert (first["verdict"], second["verdict"]) == ("regressed", "ok")
+    assert first["change"]["value"] == pytest.approx(1 / 1.2)
+    assert first["change"]["high"] < 1
+    assert first["setup"]["strategy"] == "mwms"
+    suite = ET.parse("gate.xml").getroot()  # noqa: S314 of our own making
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("2", "1", "0")
+    failure = suite.find("testcase/failure")
+    assert failure is not None
+    assert "change: -16.7%" in str(failure.get("message"))
+
+
+def test_the_summary_of_a_ci_job_gets_the_table(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("summary.md").write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    assert main(["--baseline=before", "--candidate=same", "--markdown"]) == 0
+    kept = Path("summary.md").read_text()
+    assert kept.startswith("before\n### 2 comparisons: 2 ok\n")
+    assert kept.removeprefix("before\n") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", ["failed", None])
+def test_a_configuration_that_failed_or_vanished_is_a_regression(
+    store: Path, status: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = store / "results" / "data"
+    for factor in (1.0, 1.001, 0.999):
+        add_run(data, [0.1 * factor], experiment="after")
+    if status:
+        two = {"strategy": "mwms", "num_processes": 2, "num_devices": 2}
+        add_run(data, experiment="after", status=status, error="rank 1 died", **two)
+    assert main(["--baseline=before", "--candidate=after"]) == 1
+    out = capsys.readouterr().out
+    assert "2 comparisons: 1 missing, 1 ok" in out
+    assert ("it failed: failed: rank 1 died" if status else "it did not run") in " ".join(out.split())
+
+
+def test_too_few_runs_are_inconclusive(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_run(store / "results" / "data", [0.1], experiment="one")
+    assert main(["--baseline=before", "--candidate=one", "--strategy=single"]) == 5
+    assert "run at least 2 more a side" in " ".join(capsys.readouterr().out.split())
+
+
+def test_other_figures_are_judged_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measure(store, "slow", 1.2)
+    metrics = ["--metric=step_time_p95_s", "--metric=peak_rss_bytes", "--metric=startup_time_s", "--metric=efficiency"]
+    assert main(["--baseline=before", "--candidate=slow", *metrics, "--json=g.json"]) == 1
+    found = {
+        (one["metric"], one["setup"]["strategy"]): one["verdict"]
+        for one in json.loads(Path("g.json").read_text())["verdicts"]
+    }
+    assert found == {
+        ("step_time_p95_s", "single"): "ok",
+        ("step_time_p95_s", "mwms"): "regressed",
+        ("peak_rss_bytes", "single"): "ok",
+        ("peak_rss_bytes", "mwms"): "ok",
+        ("startup_time_s", "single"): "ok",
+        ("startup_time_s", "mwms"): "ok",
+        ("efficiency", "mwms"): "regressed",
+    }
+    capsys.readouterr()
+
+
+def test_a_baseline_is_saved_read_and_small(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--candidate=before", "--save-baseline=good"]) == 0
+    path = Path("results/baselines/good.json")
+    assert capsys.readouterr().out == f"{path}: 2 configurations, 10 good runs of 10\n"
+    assert path.stat().st_size < 20_000
+    assert main(["--baseline=good", "--candidate=same"]) == 0
+    measure(store, "slow", 1.2)
+    assert main(["--baseline=baseline:good", "--candidate=slow", "--metric=efficiency"]) == 1
+    assert main(["--baseline=good", "--candidate=slow", "--strategy=single"]) == 0
+    held = json.loads(path.read_text())
+    held["schema_version"] = SCHEMA_VERSION + 1
+    Path("results/baselines/later.json").write_text(json.dumps(held))
+    capsys.readouterr()
+    assert main(["--baseline=later", "--candidate=same"]) == 3
+    assert f"has schema {SCHEMA_VERSION + 1}; this TrainScale knows" in capsys.readouterr().err
+
+
+def test_a_damaged_file_keeps_the_gate_from_saying_fine(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (store / "results" / "data" / "runs" / "date=2026-05-01" / "broken.parquet").write_text("?")
+    assert main(["--baseline=before", "--candidate=same"]) == 5
+    captured = capsys.readouterr()
+    assert "2 comparisons: 2 ok" in captured.out
+    assert "broken.parquet" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--candidate=same"], "give --baseline"),
+        (["--candidate=same", "--baseline=same"], "both 'same'"),
+        (
+            ["--candidate=same", "--baseline=befor"],
+            "no run of experiment or label or run 'befor'. Did you mean 'before'?",
+        ),
+        (["--candidate=same", "--baseline=baseline:x"], "no baseline 'x'"),
+        (["--candidate=same", "--baseline=before", "--threshold=5"], "--threshold is '5': give a share"),
+        (
+            ["--candidate=same", "--baseline=before", "--metric=speed"],
+            "--metric speed: no such metric. There are: images_per_s",
+        ),
+        (
+            ["--candidate=same", "--baseline=before", "--metric=gpu_peak_mem_used_bytes"],
+            "no run of 'before' has gpu_peak",
+        ),
+        (["--candidate=same", "--baseline=before", "--across=colour"], "--across colour: no such field"),
+        (["--candidate=same", "--baseline=before", "--save-baseline=x"], "leave out --baseline"),
+        (["--candidate=same", "--save-baseline=../x"], "a name of letters"),
+        (["--candidate=same", "--baseline=label:l"], "share run"),
+        ([], "--candidate"),
+    ],
+)
+def test_bad_questions_are_one_line(
+    store: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"schema_version": 3}', '{"schema_version": 3, "machines": [], "runs": [{"machine": 4}]}']
+)
+def test_what_is_no_baseline_is_one_line(store: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    Path("results/baselines").mkdir()
+    Path("results/baselines/bad.json").write_text(text)
+    assert main(["--baseline=bad", "--candidate=same"]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert "bad.json' is no baseline" in err
