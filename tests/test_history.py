@@ -1,0 +1,103 @@
+"""A metric over time: levels, change points, and what is blamed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from analysis.history import main
+from analysis.load import Results
+from analysis.metrics import METRICS
+from analysis.options import Selection
+from analysis.trends import Trend, trends
+from tests.synthetic_store import START, add_run
+
+NOISE = (1.0, 1.003, 0.998, 1.001, 0.997, 1.002, 0.999, 1.0005)
+
+
+def nights(root: Path, steps: Sequence[float], runs: int = 1, **fields: object) -> None:
+    """A night's step time each, one experiment a night."""
+    for night, step in enumerate(steps):
+        at = START + timedelta(days=night)
+        for run in range(runs):
+            more = {name: value[night] if isinstance(value, list) else value for name, value in fields.items()}
+            moment = {"experiment": f"nightly-{at:%Y-%m-%d}", "started_at": at + timedelta(minutes=run)}
+            add_run(root, [step * NOISE[(night + run) % len(NOISE)]], **moment, **more)
+
+
+def found(root: Path, metric: str = "images_per_s") -> list[Trend]:
+    return trends(Results(Selection(results_dir=(str(root),))).runs, METRICS[metric])
+
+
+def test_a_step_is_found_where_it_is_and_what_changed_with_it_is_named(tmp_path: Path) -> None:
+    versions = ["2.20.0"] * 8 + ["2.21.0"] * 6
+    provenance = [{"hostname": "h", "tensorflow_version": version} for version in versions]
+    nights(tmp_path, [0.1] * 8 + [0.11] * 6, provenance=provenance)
+    (trend,) = found(tmp_path)
+    assert list(trend.starts) == [0, 8]
+    assert trend.levels == pytest.approx([640, 640 / 1.1], rel=0.002)
+    (change,) = trend.changes
+    assert change.at.experiment == "nightly-2026-05-09"
+    assert change.ratio == pytest.approx(1 / 1.1, rel=0.002)
+    assert change.changed == {"tensorflow_version": ("2.20.0", "2.21.0")}
+    assert trend.worse
+    (of_time,) = found(tmp_path, "step_time_p95_s")
+    assert of_time.worse
+    assert of_time.changes[0].ratio == pytest.approx(1.1, rel=0.002)
+
+
+def test_the_runs_of_a_night_are_one_point(tmp_path: Path) -> None:
+    nights(tmp_path, [0.1] * 4, runs=3)
+    (trend,) = found(tmp_path)
+    assert len(trend.points) == 4
+    assert [point.value.runs for point in trend.points] == [3] * 4
+    assert trend.points[0].value.value == pytest.approx(64 / 0.1 / (1.0 * 1.003 * 0.998) ** (1 / 3))
+    assert not trend.changes
+    assert not trend.worse
+
+
+def test_what_got_better_again_is_not_worse(tmp_path: Path) -> None:
+    nights(tmp_path, [0.1] * 7 + [0.12] * 7 + [0.1] * 7)
+    (trend,) = found(tmp_path)
+    assert list(trend.starts) == [0, 7, 14]
+    assert [change.worse for change in trend.changes] == [True, False]
+    assert not trend.worse
+
+
+def test_each_configuration_has_a_trend_of_its_own_and_failures_have_none(tmp_path: Path) -> None:
+    nights(tmp_path, [0.1] * 2)
+    nights(tmp_path, [0.1] * 3, model="vgg16")
+    add_run(tmp_path, status="failed", error="x", model="vgg19")
+    assert [(trend.configuration.setup["model"], len(trend.points)) for trend in found(tmp_path)] == [
+        ("mnist_cnn", 2),
+        ("vgg16", 3),
+    ]
+
+
+@pytest.mark.parametrize(("steps", "code"), [([0.1] * 8 + [0.12] * 6, 1), ([0.12] * 8 + [0.1] * 6, 0), ([0.1] * 9, 0)])
+def test_the_command_tells_and_draws_and_exits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: list[float], code: int
+) -> None:
+    nights(tmp_path / "data", steps)
+    assert main([f"--results-dir={tmp_path}/data", f"--output={tmp_path}/out"]) == code
+    out = capsys.readouterr().out
+    assert ("nothing that is recorded changed with it" in out) == (len({*steps}) == 2)
+    page = (tmp_path / "out" / "history.html").read_text()
+    assert "single x1: mnist_cnn on synthetic" in page
+    assert out.splitlines()[-1] == f"Plots: {tmp_path}/out/history.html"
+
+
+def test_bad_questions_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_run(tmp_path, status="failed", error="x")
+    for words, said in (
+        (["--metric=speed"], "--metric speed: no such metric"),
+        ([], "no run has images_per_s"),
+        (["--experiment=x"], "no run of experiment 'x'. There are: e"),
+    ):
+        assert main([f"--results-dir={tmp_path}", *words]) == 2
+        err = capsys.readouterr().err
+        assert len(err.splitlines()) == 1
+        assert said in err
