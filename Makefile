@@ -19,7 +19,7 @@ setup: .venv/.ready
 demo: setup
 	@name=demo-$$(date +%Y%m%d-%H%M%S) && \
 	{ $(PY) -m jobs.sweep jobs/sweeps/demo.toml --experiment $$name; swept=$$?; } && \
-	$(PY) -m analysis.report --experiment $$name --output results/reports/$$name && exit $$swept
+	$(PY) -m analysis.report --experiment $$name --output results/reports/$$name --format html,png && exit $$swept
 
 test: packages setup
 	tests/browser/install_chromium.sh
@@ -32,11 +32,14 @@ test: packages setup
 packages:
 	jobs/install_packages.sh ip=iproute2 munged=munge "slurmd=slurmctld slurmd slurm-client libpmix-dev"
 
-# Figures that need a quiet machine: what the loop, the telemetry and size cost.
+# Figures that need a quiet machine: what the loop, the telemetry and size cost. And how often the verdicts are right.
 perf: setup
 	$(PY) -m tests.perf.overhead
 	$(PY) -m tests.perf.horovod_script
 	$(PY) -m tests.perf.scale
+	$(PY) -m tests.perf.analysis_scale
+	$(PY) -m tests.perf.gate
+	$(PY) -m tests.perf.change_points
 
 # After a change of the dependencies; needs uv.
 lock:

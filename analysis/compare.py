@@ -49,7 +49,8 @@ def compare(options: Options) -> int:
     if len({*options.sides}) < len(options.sides) or len(options.sides) < 2:  # noqa: PLR2004
         raise AnalysisError("name two or more different sides: A B [C ...]")
     metrics = [metric_named(name) for name in options.metric or (RATE,)]
-    loaded = sides.load(options.sides, options.selection, options.baselines_dir)
+    names = [metric.name for metric in metrics]
+    loaded = sides.load(options.sides, options.selection, options.baselines_dir, metrics=names)
     first, *others = loaded.sides
     compared = [sides.matched(first, other, options.across) for other in others]
     for other, pairs in zip(others, compared, strict=True):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis.configurations import Configuration
@@ -59,8 +60,8 @@ def warnings(results: Results, found: Sequence[Configuration]) -> list[str]:
     steps = _steps(results, uniform)
     results.collect("telemetry", {"gpus": _GPUS})
     gpus = results.tables.query(_CLOCKS)
-    gpus = gpus[gpus["run_id"].isin(names)]
-    runs = results.runs[results.runs["run_id"].isin(names)]
+    gpus = gpus[_among(gpus, names)]
+    runs = results.runs[_among(results.runs, names)]
     said = (
         _levels(steps, names),
         _drift(steps, names),
@@ -76,7 +77,7 @@ def warnings(results: Results, found: Sequence[Configuration]) -> list[str]:
 def _steps(results: Results, wanted: Collection[str]) -> pd.DataFrame:
     """A row for each run whose steps have two levels, drift, or begin slowly: by how much, else NaN."""
     held = results.tables.query(_STEPS)
-    held = held[held["run_id"].isin(wanted) & (held["step_times_s"].map(len) >= LEAST_ITERS)]
+    held = held[_among(held, wanted) & (held["step_times_s"].map(len) >= LEAST_ITERS)]
     steps = held[["run_id"]].assign(gap=np.nan, drift=np.nan, excess=np.nan)
     # Runs of one length are the rows of a matrix: one calculation for all of them.
     for _, runs in held.groupby(held["step_times_s"].map(len)):
@@ -84,6 +85,11 @@ def _steps(results: Results, wanted: Collection[str]) -> pd.DataFrame:
         figures = np.column_stack([gaps(times_s), drifts(times_s), excesses(times_s)])
         steps.loc[runs.index, ["gap", "drift", "excess"]] = figures
     return steps
+
+
+def _among(rows: pd.DataFrame, run_ids: Collection[str]) -> npt.NDArray[np.bool_]:
+    """Which rows are of these runs; `isin` would turn all names into Arrow's strings for that."""
+    return np.array([run_id in run_ids for run_id in rows["run_id"].tolist()], dtype=bool)
 
 
 def _levels(steps: pd.DataFrame, names: dict[str, str]) -> str | None:

@@ -12,6 +12,8 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
+from functools import lru_cache
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -48,7 +50,7 @@ _RANKS = "select * exclude (devices, cores, weight_digests) from source"
 
 _STEPS = """
 select run_id, iter, max(duration_s / num_batches) as step_time_s  -- a step is as slow as its slowest rank
-from {source} where not warmup group by run_id, iter
+from {source} where not warmup and {wanted} group by run_id, iter
 """
 
 _PACES = """
@@ -100,16 +102,21 @@ class Results:
     `runs`: a row a run by start, the columns of `results.schema.RUNS` without the largest, `machine` (MACHINE as JSON)
     and the figures, which are null unless the run is ok. `comparability_key` is computed anew, so that runs of all
     schema versions meet. `tables` answers questions about `ranks`, `steps` (each iteration of each run) and what
-    `read_raw` adds.
-    `skipped`: files that were left out.
+    `read_raw` adds. `skipped`: files that were left out.
 
     With `keep` only those runs are read further that it chooses from all that were selected: it gets a frame of their
-    run_id, experiment and label. Raises AnalysisError when there is no such run, NewerSchema for rows of a later
-    TrainScale.
+    run_id, experiment and label. Without `step_times` the figures of these are null, which saves time. Raises
+    AnalysisError when there is no such run, NewerSchema for rows of a later TrainScale.
     """
 
-    def __init__(self, selection: Selection, keep: Callable[[pd.DataFrame], Collection[str]] | None = None) -> None:
-        self._selection, self._keep = selection, keep
+    def __init__(
+        self,
+        selection: Selection,
+        keep: Callable[[pd.DataFrame], Collection[str]] | None = None,
+        *,
+        step_times: bool = True,
+    ) -> None:
+        self._selection, self._keep, self._step_times = selection, keep, step_times
         roots = files.directories(selection.results_dir or (RESULTS_DIR,))
         days = _day("since", selection.since), _day("until", selection.until)
         paths = {table: files.of_table(roots, table, *days) for table in RUN_TABLES}
@@ -148,16 +155,16 @@ class Results:
         self._check_identity()
         self._left_out = self._narrow()
         self.tables.collect("ranks", {"ranks": _RANKS}, self._left_out)
-        # Joining every iteration with the chosen runs costs more than reading some in vain, unless many are not wanted.
-        source = "source semi join chosen using (run_id)" if self._left_out else "source"
-        figures = {"steps": _STEPS.format(source=source), "paces": _PACES.format(source=source)}
+        ((kept,),) = self.tables.rows("select count(*) from chosen")
+        # Joining every iteration with the chosen runs costs more than grouping some in vain, if they are few.
+        source = "source semi join chosen using (run_id)" if len(self._left_out) > kept else "source"
+        wanted = "true" if self._step_times else "false"
+        figures = {"steps": _STEPS.format(source=source, wanted=wanted), "paces": _PACES.format(source=source)}
         self.tables.collect("iters", figures, self._left_out)
         runs = self.tables.query(_FIGURES)
         comparable = runs[list(COMPARABLE_FIELDS)].astype(object)
         values = comparable.where(comparable.notna(), None).to_numpy()
-        runs["comparability_key"] = [
-            comparability_key(dict(zip(COMPARABLE_FIELDS, row, strict=True))) for row in values
-        ]
+        runs["comparability_key"] = [_key(tuple(row)) for row in values]
         return self._where(runs)
 
     def _check_identity(self) -> None:
@@ -192,7 +199,7 @@ class Results:
             raise AnalysisError(f"no run fits all that was asked for: leave out some of {asked}")
         if self._keep:
             kept = self._keep(self.tables.query("select run_id, experiment, label from chosen"))
-            gone = "delete from chosen where not list_contains(?, run_id) returning run_id"
+            gone = "delete from chosen where run_id not in (select unnest(?)) returning run_id"
             left_out |= {run_id for (run_id,) in self.tables.rows(gone, [*kept])}
         return left_out
 
@@ -207,6 +214,11 @@ class Results:
         if not kept:
             raise AnalysisError(f"--where {condition!r} holds for none of {len(runs)} runs: ask for less")
         return runs[runs["run_id"].isin(kept)].reset_index(drop=True)
+
+
+@lru_cache(maxsize=4096)
+def _key(values: tuple[Any, ...]) -> str:
+    return comparability_key(dict(zip(COMPARABLE_FIELDS, values, strict=True)))
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> AnalysisError:

@@ -59,9 +59,11 @@ def regress(options: Options) -> int:
     from analysis.gate import gate
     from analysis.scaling import RATE
 
-    loaded = sides.load((options.baseline, options.candidate), options.selection, options.baselines_dir)
+    metrics = options.metric or (RATE,)
+    names = (options.baseline, options.candidate)
+    loaded = sides.load(names, options.selection, options.baselines_dir, metrics=metrics)
     baseline, candidate = loaded.sides
-    found = gate(baseline, candidate, options.metric or (RATE,), threshold, options.across)
+    found = gate(baseline, candidate, metrics, threshold, options.across)
     console().print(outputs.table(found))
     for note in outputs.notes(found):
         print(f"  {note}")

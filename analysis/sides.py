@@ -48,14 +48,20 @@ class Sides:
     skipped: Sequence[Skipped]
 
 
-def load(names: Sequence[str], selection: Selection, baselines_dir: Path) -> Sides:
-    """The runs behind each name. Raises AnalysisError for a name without runs, of different runs, or of shared ones."""
+def load(
+    names: Sequence[str], selection: Selection, baselines_dir: Path, *, metrics: Sequence[str] | None = None
+) -> Sides:
+    """The runs behind each name, with all figures or those that `metrics` need.
+
+    Raises AnalysisError for a name without runs, of different runs, or of shared ones.
+    """
+    step_times = metrics is None or any(name.startswith("step_time") for name in metrics)
     frames: dict[str, pd.DataFrame] = {}
     skipped: list[Skipped] = []
     stored = [name for name in names if not (_is_directory(name) or baselines.exists(name, baselines_dir))]
     for name in dict.fromkeys(names):
         if _is_directory(name):
-            results = Results(replace(selection, results_dir=(name,)))
+            results = Results(replace(selection, results_dir=(name,)), step_times=step_times)
             frames[name] = results.runs
             skipped += results.skipped
         elif name not in stored:
@@ -67,10 +73,11 @@ def load(names: Sequence[str], selection: Selection, baselines_dir: Path) -> Sid
             named.update({name: _behind(name, known) for name in stored})
             return set().union(*named.values())
 
-        results = Results(selection, keep)
+        results = Results(selection, keep, step_times=step_times)
         skipped += results.skipped
         for name, run_ids in named.items():
-            frames[name] = results.runs[results.runs["run_id"].isin(run_ids)].reset_index(drop=True)
+            chosen = [run_id in run_ids for run_id in results.runs["run_id"].tolist()]
+            frames[name] = results.runs[chosen].reset_index(drop=True)
     seen: dict[str, str] = {}
     for name, runs in frames.items():
         if runs.empty:
