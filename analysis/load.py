@@ -133,8 +133,8 @@ class Results:
             self.runs = self._read()
 
     def read_raw(self, table: str, run_ids: Iterable[str]) -> None:
-        """Makes the table `raw_iters` or `raw_telemetry` of the whole rows of some runs."""
-        wanted = ", ".join(f"'{run_id}'" for run_id in run_ids)
+        """Makes the table `raw_runs`, `raw_iters` or `raw_telemetry` of the whole rows of some runs."""
+        wanted = ", ".join("'" + run_id.replace("'", "''") + "'" for run_id in run_ids)
         others = {*self.runs["run_id"], *self._left_out} - {*run_ids}
         self.tables.collect(table, {f"raw_{table}": f"select * from source where run_id in ({wanted})"}, others)
 

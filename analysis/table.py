@@ -39,7 +39,7 @@ Cell = tuple[str, float | None]
 def cells(standing: Standing, series: str) -> tuple[Cell, ...]:
     """One configuration, in the order of HEADINGS."""
     one = standing.configuration
-    count, rate = one.setup["num_devices"], one.typical(RATE)
+    count, rate, efficiency = one.setup["num_devices"], one.typical(RATE), standing.efficiency
     ok, failed = len(one.run_ids), len(one.failures)
     wait = one.share("data_wait_share")
     return (
@@ -50,8 +50,8 @@ def cells(standing: Standing, series: str) -> tuple[Cell, ...]:
         (number(rate.value), rate.value) if rate else ("failed", None),
         _span(rate, number),
         (number(rate.value / count), rate.value / count) if rate and count else _UNKNOWN,
-        _efficiency(standing),
-        _span(standing.efficiency, "{:.0%}".format),
+        (f"{efficiency.value:.0%}", efficiency.value) if efficiency else _UNKNOWN,
+        _span(efficiency, "{:.0%}".format),
         (f"{wait:.1%}", wait) if wait is not None else _UNKNOWN,
         _memory(one.typical("peak_rss_bytes")),
         _memory(one.typical("framework_peak_mem_bytes")),
@@ -59,13 +59,6 @@ def cells(standing: Standing, series: str) -> tuple[Cell, ...]:
 
 
 _UNKNOWN: Cell = ("-", None)
-
-
-def _efficiency(standing: Standing) -> Cell:
-    mine, with_servers = standing.efficiency, standing.efficiency_with_servers
-    if not mine:
-        return _UNKNOWN
-    return f"{mine.value:.0%}" + (f" ({with_servers.value:.0%} with PS)" if with_servers else ""), mine.value
 
 
 def _span(interval: Interval | None, text: Callable[[float], str]) -> Cell:
@@ -104,10 +97,15 @@ def notes(standings: Sequence[Standing]) -> list[str]:
     if bases:
         shown = [f"{name} ({runs} run{'' if runs == 1 else 's'})" for name, runs in sorted(bases.items())]
         said.append(f"base cases: {_some(shown)}.")
-    if any(standing.efficiency_with_servers for standing in standings):
+    served = [
+        f"{one.efficiency_with_servers.value:.0%} for {one.configuration.name}"
+        for one in standings
+        if one.efficiency_with_servers
+    ]
+    if served:
         said.append(
-            "with PS: the efficiency when each parameter server (PS) counts as a device. They are processes "
-            "besides the workers: on the same cores where all run on one machine, on hosts of their own elsewhere."
+            "parameter servers (PS) are processes besides the workers, on the same cores where all run on one machine, "
+            f"on hosts of their own elsewhere. Counting each as a device, the efficiency is {_some(served)}."
         )
     if any(setup["scaling"] == "strong" for setup in setups) and any(setup["scaling"] == "weak" for setup in setups):
         said.append("'images a device' is weak scaling, 'images in all' strong scaling.")
@@ -124,9 +122,9 @@ def notes(standings: Sequence[Standing]) -> list[str]:
     return said
 
 
-_BASES = 10
+_SHOWN = 10
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _BASES} more" if len(names) > _BASES else ""
-    return ", ".join(names[:_BASES]) + more
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -195,3 +195,15 @@ def test_merged_files_give_the_same_rows(tmp_path: Path) -> None:
         pq.write_table(pa.concat_tables(parts).cast(arrow_schema(table)), day / "all.parquet")
     assert read(tmp_path / "merged").runs.equals(read(tmp_path / "each").runs)
     assert read(tmp_path / "merged", experiment=("e0.2",)).runs["images_per_s"].tolist() == pytest.approx([320])
+
+
+def test_whole_rows_are_read_of_the_runs_that_are_wanted(tmp_path: Path) -> None:
+    for run_id in ("it's", "X2"):
+        add_run(tmp_path, [0.1, 0.2], run_id=run_id)
+    results = read(tmp_path)
+    results.read_raw("iters", ["it's"])
+    assert results.tables.rows("select run_id, iter, warmup from raw_iters order by iter") == [
+        ("it's", 0, True),
+        ("it's", 1, False),
+        ("it's", 2, False),
+    ]
