@@ -55,7 +55,8 @@ def compare(options: Options) -> int:
     compared = [sides.matched(first, other, options.across) for other in others]
     for other, pairs in zip(others, compared, strict=True):
         for metric in metrics:
-            console().print(_table(metric, first, other, pairs))
+            table = _table(metric, first, other, pairs)
+            console().print(table if table.row_count else f"no configuration has {metric.name} on both sides")
         changed = changes(first.runs["machine"], other.runs["machine"])
         print(f"{first.name} -> {other.name}: {told(changed) or 'nothing that is recorded changed'}")
         met = {found.key for _, found in pairs if found}

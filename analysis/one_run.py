@@ -15,7 +15,7 @@ from analysis.configurations import Configuration
 from analysis.labels import devices
 from analysis.load import Results
 from analysis.plots import Plot, layout
-from analysis.scaling import WITHOUT_EXCHANGE, Standing
+from analysis.scaling import RATE, WITHOUT_EXCHANGE, Standing
 from analysis.text import inert, printable, shorts
 
 MOST_RANKS, MOST_STEPS = 64, 100
@@ -59,7 +59,7 @@ def choose(results: Results, workloads: Sequence[tuple[str, list[Standing]]]) ->
     """Workload -> its run; reads what was recorded of these runs, so the other functions can be asked of them."""
     picked = {}
     for name, group in workloads:
-        ran = [one.configuration for one in group if one.configuration.run_ids]
+        ran = [one.configuration for one in group if one.configuration.samples[RATE]]
         if ran:
             # Where nothing is exchanged nobody waits for a straggler.
             picked[name] = max(ran, key=lambda one: (one.setup["num_processes"] or 0, _exchanges(one), one.run_ids[-1]))

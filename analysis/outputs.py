@@ -72,7 +72,7 @@ def in_order(gate: Gate) -> list[Line]:
 def summary(gate: Gate) -> str:
     """One line."""
     counts = ", ".join(f"{gate.count(verdict)} {verdict.value}" for verdict in _ORDER if gate.count(verdict))
-    return f"{len(gate.lines)} comparisons: {counts}"
+    return f"{len(gate.lines)} comparison{'' if len(gate.lines) == 1 else 's'}: {counts}"
 
 
 def json_text(gate: Gate) -> str:

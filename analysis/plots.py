@@ -47,7 +47,7 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The configurations of one series that ran, by rising number of devices."""
+    """The configurations of one series that have figures, by rising number of devices."""
 
     name: str
     points: list[Standing]
@@ -58,7 +58,7 @@ class Line:
 def lines(group: Sequence[Standing], series: Mapping[str, str]) -> list[Line]:
     """The lines of a workload's plots."""
     order = [*COLOURS]
-    ran = [one for one in group if one.configuration.run_ids]
+    ran = [one for one in group if one.configuration.samples[RATE]]
     named: dict[str, list[Standing]] = {}
     for one in sorted(ran, key=lambda one: (_place(one.configuration, order), series[one.configuration.key])):
         named.setdefault(series[one.configuration.key], []).append(one)

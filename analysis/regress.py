@@ -15,6 +15,8 @@ from analysis.command import console, name_skipped, perform
 from analysis.errors import EXIT_INCONCLUSIVE, EXIT_OK, AnalysisError
 from analysis.options import Selection, Words
 
+PROG = "analysis.regress"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -62,6 +64,7 @@ def regress(options: Options) -> int:
     metrics = options.metric or (RATE,)
     names = (options.baseline, options.candidate)
     loaded = sides.load(names, options.selection, options.baselines_dir, metrics=metrics)
+    damaged = name_skipped(PROG, loaded.skipped)
     baseline, candidate = loaded.sides
     found = gate(baseline, candidate, metrics, threshold, options.across)
     console().print(outputs.table(found))
@@ -74,7 +77,6 @@ def regress(options: Options) -> int:
         options.junit.write_text(outputs.junit_text(found))
     if options.markdown:
         markdown.publish(outputs.markdown_text(found))
-    damaged = name_skipped("analysis.regress", loaded.skipped)
     # A gate that could not read all of it has not seen that nothing is wrong.
     return EXIT_INCONCLUSIVE if damaged and found.exit_code == EXIT_OK else found.exit_code
 
@@ -92,7 +94,7 @@ def _save(options: Options) -> int:
     for one in side.configurations:
         if len(one.run_ids) < 2:  # noqa: PLR2004
             print(f"Warning: {len(one.run_ids)} good run(s), with which nothing can be judged: {one.title}")
-    return name_skipped("analysis.regress", loaded.skipped)
+    return name_skipped(PROG, loaded.skipped)
 
 
 def _share(text: str) -> float:
@@ -106,7 +108,7 @@ def _share(text: str) -> float:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit code: 0, 1 or 5, 2 for usage, 3 for a baseline of a later schema."""
-    return perform("analysis.regress", Options, argv, regress)
+    return perform(PROG, Options, argv, regress)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def cells(standing: Standing, series: str) -> tuple[Cell, ...]:
         (printable(series), None),
         (printable(labels.devices(one.setup)), count),
         (f"{ok} + {failed} failed" if failed else str(ok), ok),
-        (number(rate.value), rate.value) if rate else ("failed", None),
+        (number(rate.value), rate.value) if rate else ("unreadable" if ok else "failed", None),
         _span(rate, number),
         (number(rate.value / count), rate.value / count) if rate and count else _UNKNOWN,
         (f"{efficiency.value:.0%}", efficiency.value) if efficiency else _UNKNOWN,

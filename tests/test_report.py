@@ -403,3 +403,21 @@ def test_a_reader_that_has_seen_enough_is_no_error(store: Path) -> None:
     words = f"'{sys.executable}' -m analysis.report --results-dir={store} --format=text | head -1 >/dev/null"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {words}"], cwd=ROOT, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_runs_without_readable_iterations_are_told_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    for model in ("mnist_cnn", "vgg16"):
+        add_run(data, [0.1], model=model)
+        add_run(data, [0.1], model=model, strategy="mwms", num_processes=2, num_devices=2)
+    for run_id, whole in (("R00001", False), ("R00002", True), ("R00003", True)):
+        (path,) = (data / "iters").rglob(f"{run_id}.parquet")
+        path.unlink() if whole else path.write_bytes(path.read_bytes()[:200])
+    assert command(data, f"--output={tmp_path}/out", "--format=html,png") == 3
+    captured = capsys.readouterr()
+    assert "R00001.parquet: cannot be read" in captured.err
+    assert "Iterations are missing or cannot be read in 3 of 4 runs that ended well" in captured.out
+    assert captured.out.count("unreadable") == 3
+    assert len([*(tmp_path / "out").iterdir()]) == 2  # the page, and the figure of the one workload that has figures
