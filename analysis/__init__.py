@@ -2,5 +2,5 @@
 
 Commands: `report`, `compare`, `regress`, `history`. `load` reads the store (`files`, `tables`) and makes a row a run;
 `configurations` groups them, `stats` and `scaling` compute, `diagnosis` and `findings` put into words; `verdicts` and
-`gate` decide, `changepoints` and `trends` look back; `page`, `charts`, `figures`, `table` and `markdown` show.
+`gate` decide, `changepoints` and `trends` look back; `table`, `markdown` and the folder `drawing` show.
 """

@@ -43,7 +43,7 @@ class Options:
 
 def history(options: Options) -> int:
     """Prints the table, writes the page and returns the exit code."""
-    from analysis.history_page import write
+    from analysis.drawing.history_page import write
     from analysis.load import Results
     from analysis.metrics import metric_named
     from analysis.trends import trends

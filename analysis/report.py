@@ -75,7 +75,7 @@ def write(content: Content, folder: Path, formats: Sequence[str], title: str) ->
     if suffixes := [name for name in formats if name in FIGURES]:
         written += _figures(content, folder, suffixes)
     if "html" in formats:
-        from analysis import page
+        from analysis.drawing import page
 
         written.append(folder / "report.html")
         page.write(content, written[-1], title)
@@ -91,7 +91,7 @@ def _formats(text: str) -> list[str]:
 
 
 def _figures(content: Content, folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
-    from analysis import charts, figures, plots
+    from analysis.drawing import charts, figures, plots
 
     quantiles = charts.quantiles(content.results, content.standings)
     used: set[str] = set()

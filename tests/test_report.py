@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from analysis import charts, labels, one_run, page, plots, table, telemetry
+from analysis import labels, table
 from analysis.content import Content, gather
+from analysis.drawing import charts, one_run, page, plots, telemetry
 from analysis.load import Results
 from analysis.options import Selection
 from analysis.report import main

@@ -171,7 +171,10 @@ def measure(root: Path, out: Path) -> None:
 def main(argv: list[str]) -> int:
     """Prints the figures, on standard error: the commands use standard output."""
     with tempfile.TemporaryDirectory() as name:
-        for layout in (Layout(Path(name, "days"), False), *([Layout(Path(name, "runs"), True)] if argv else [])):
+        for layout in (
+            Layout(Path(name, "days"), False),
+            *([Layout(Path(name, "runs"), True)] if "--file-a-run" in argv else []),
+        ):
             write(layout)
             files = sum(1 for _ in layout.root.rglob("*.parquet"))
             print(f"{files} files:", file=sys.stderr)

@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from analysis.drawing.page import html
+from analysis.drawing.plots import COLOURS, OTHER_COLOUR, Plot, interval_text, layout
 from analysis.metrics import EFFICIENCY, Metric
-from analysis.page import html
-from analysis.plots import COLOURS, OTHER_COLOUR, Plot, interval_text, layout
 from analysis.text import inert, printable, short, shorts
 from analysis.trends import Point, Trend
 

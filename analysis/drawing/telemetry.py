@@ -9,10 +9,10 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from analysis.drawing.one_run import Shown
+from analysis.drawing.plots import Plot, Trace, layout
 from analysis.load import Results
 from analysis.metrics import GIB
-from analysis.one_run import Shown
-from analysis.plots import Plot, Trace, layout
 from analysis.text import short, shorts
 
 MOST_POINTS = 300

@@ -9,8 +9,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.drawing.plots import IDEAL_COLOUR, LINEAR_UP_TO, Line, devices_of, ideals
 from analysis.metrics import GIB
-from analysis.plots import IDEAL_COLOUR, LINEAR_UP_TO, Line, devices_of, ideals
 from analysis.scaling import RATE
 from analysis.stats import Interval
 from analysis.text import printable

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis import plots
 from analysis.configurations import Configuration
-from analysis.load import Results
-from analysis.metrics import GIB, METRICS, gib, number
-from analysis.plots import (
+from analysis.drawing import plots
+from analysis.drawing.plots import (
     IDEAL_COLOUR,
     LINEAR_UP_TO,
     Line,
@@ -24,6 +22,8 @@ from analysis.plots import (
     layout,
     point_name,
 )
+from analysis.load import Results
+from analysis.metrics import GIB, METRICS, gib, number
 from analysis.scaling import RATE, Standing
 from analysis.stats import Interval
 from analysis.text import inert, short, shorts

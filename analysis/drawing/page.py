@@ -13,9 +13,10 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from analysis import charts, one_run, table, telemetry
+from analysis import table
 from analysis.content import Content
-from analysis.plots import Plot, lines
+from analysis.drawing import charts, one_run, telemetry
+from analysis.drawing.plots import Plot, lines
 from analysis.text import printable
 from results.schema import COMPARABLE_FIELDS
 
@@ -50,7 +51,7 @@ def html(template: str, *, title: str, counts: str, **values: object) -> str:
     """A page of a template that extends page.html.j2. Words of the store are escaped; scripts run only by their
     hashes, so none of the store's ever does."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis"),
+        loader=jinja2.PackageLoader("analysis.drawing"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

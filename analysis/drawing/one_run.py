@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from analysis.configurations import Configuration
+from analysis.drawing.plots import Plot, layout
 from analysis.labels import devices
 from analysis.load import Results
-from analysis.plots import Plot, layout
 from analysis.scaling import RATE, WITHOUT_EXCHANGE, Standing
 from analysis.text import inert, printable, shorts
 
