@@ -61,11 +61,11 @@ def test_tasks_of_a_step_find_each_other(
 @pytest.mark.parametrize("strategy", ["single", "mirrored", "central"])
 def test_a_strategy_of_one_process_runs_in_one_task(slurm: SlurmCluster, benchmark: Benchmark, strategy: str) -> None:
     devices = [] if strategy == "single" else ["--devices-per-worker=2"]
-    done = srun(slurm, benchmark, ["-n1"], f"--strategy={strategy}", *devices)
+    done = srun(slurm, benchmark, ["-n1", "-w", "node4"], f"--strategy={strategy}", *devices)
     assert done.returncode == 0, done.stderr
     run = benchmark.only_run()
     assert (run["status"], run["num_processes"], run["num_nodes"]) == ("ok", 1, 1)
-    assert list(benchmark.table("ranks")["hostname"]) == ["node1"]
+    assert list(benchmark.table("ranks")["hostname"]) == ["node4"]
 
 
 def test_a_task_alone_starts_workers_itself(slurm: SlurmCluster, benchmark: Benchmark) -> None:
@@ -108,7 +108,15 @@ def test_horovod_over_mpi_runs_where_srun_fits_the_library(
 def test_mpirun_inside_an_allocation_says_who_is_who(slurm: SlurmCluster, benchmark: Benchmark) -> None:
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     mpirun = [str(Path(sys.executable).with_name("mpirun")), "-np", "2", "--map-by", "node"]
-    words = ["salloc", "-N2", "--ntasks-per-node=1", *mpirun, *benchmark.command("--strategy=horovod")]
+    words = [
+        "salloc",
+        "-N2",
+        "-w",
+        "node1,node2",
+        "--ntasks-per-node=1",
+        *mpirun,
+        *benchmark.command("--strategy=horovod"),
+    ]
     done = slurm.call(*words, env=clean_environment() | root, timeout=BOUND_S)
     assert done.returncode == 0, done.stderr
     run = benchmark.only_run()
@@ -146,7 +154,9 @@ def test_a_strategy_of_one_process_says_what_to_type(slurm: SlurmCluster, benchm
 def test_the_doctor_looks_at_every_node_and_tells_what_differs(slurm: SlurmCluster, benchmark: Benchmark) -> None:
     differs = 'test $SLURM_PROCID = 1 && export OMP_NUM_THREADS=1; exec "$@"'
     doctor = [sys.executable, "-m", "bench.doctor", f"--results-dir={benchmark.results}"]
-    done = slurm.srun("-N2", "sh", "-c", differs, "sh", *doctor, env=clean_environment(), timeout=BOUND_S)
+    # By name: a job that is still ending may hold the first nodes.
+    nodes = ("-w", "node1,node2")
+    done = slurm.srun(*nodes, "-N2", "sh", "-c", differs, "sh", *doctor, env=clean_environment(), timeout=BOUND_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 on 2 host(s)" in done.stdout
     assert re.search(r"^warn  thread settings +rank 1 \(node2\): OMP_NUM_THREADS=1", done.stdout, re.M)
