@@ -5,7 +5,6 @@ A baseline keeps each run's figures and settings, not its iterations, as JSON un
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import re
@@ -16,7 +15,6 @@ import pandas as pd
 
 from analysis.configurations import FIGURES, SETUP
 from analysis.errors import AnalysisError, NewerSchema
-from analysis.options import Selection
 from results.schema import SCHEMA_VERSION
 
 _PREFIX = "baseline:"
@@ -24,9 +22,19 @@ _IDENTITY = ("run_id", "experiment", "label", "status", "error", "comparability_
 _COLUMNS = (*_IDENTITY, *SETUP, *FIGURES)
 
 
+def is_one(name: str) -> bool:
+    """Whether a side's name says that it is a baseline's."""
+    return name.startswith(_PREFIX)
+
+
 def exists(name: str, folder: Path) -> bool:
-    """Whether a side's name means a baseline."""
-    return name.startswith(_PREFIX) or (re.fullmatch(r"[\w.-]+", name) is not None and _path(name, folder).is_file())
+    """Whether there is a baseline of this name."""
+    return re.fullmatch(r"[\w.-]+", name) is not None and _path(name, folder).is_file()
+
+
+def known(folder: Path) -> list[str]:
+    """The names of all baselines."""
+    return sorted(path.stem for path in folder.glob("*.json"))
 
 
 def save(name: str, runs: pd.DataFrame, folder: Path) -> Path:
@@ -55,9 +63,11 @@ def save(name: str, runs: pd.DataFrame, folder: Path) -> Path:
     return path
 
 
-def read(name: str, folder: Path, selection: Selection) -> pd.DataFrame:
-    """The runs of a baseline as `analysis.load.Results.runs` has them, of the strategies and models that were asked
-    for. Raises AnalysisError for a file that is none, NewerSchema for one of a later TrainScale."""
+def read(name: str, folder: Path) -> pd.DataFrame:
+    """The runs of a baseline as `analysis.load.Results.runs` has them.
+
+    Raises AnalysisError for a file that is none, NewerSchema for one of a later TrainScale.
+    """
     path = _path(name.removeprefix(_PREFIX), folder)
     try:
         held = json.loads(path.read_text())
@@ -69,16 +79,13 @@ def read(name: str, folder: Path, selection: Selection) -> pd.DataFrame:
         runs = pd.DataFrame(held["runs"], columns=[*_COLUMNS, "started_at", "machine"])
         runs["machine"] = [json.dumps(held["machines"][number]) for number in runs["machine"]]
         runs["started_at"] = pd.to_datetime(runs["started_at"])
+        runs[list(FIGURES)] = runs[list(FIGURES)].apply(pd.to_numeric)
     except FileNotFoundError:
-        known = ", ".join(sorted(other.stem for other in folder.glob("*.json"))) or "none"
-        raise AnalysisError(f"no baseline {path.stem!r} in {str(folder)!r}. There are: {known}") from None
+        there = ", ".join(known(folder)) or "none"
+        raise AnalysisError(f"no baseline {path.stem!r} in {str(folder)!r}. There are: {there}") from None
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise AnalysisError(f"{str(path)!r} is no baseline ({error!r}): save it anew with --save-baseline") from None
-    for column in ("strategy", "model"):
-        patterns: tuple[str, ...] = getattr(selection, column)
-        if patterns:
-            runs = runs[[any(fnmatch.fnmatchcase(str(held), each) for each in patterns) for held in runs[column]]]
-    return runs.reset_index(drop=True)
+    return runs
 
 
 def _path(name: str, folder: Path) -> Path:

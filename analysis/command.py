@@ -13,6 +13,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from analysis.errors import EXIT_ENVIRONMENT, EXIT_OK, EXIT_USAGE, AnalysisError
+from analysis.text import printable
 from results.command_line import Refused, parse
 
 T = TypeVar("T")
@@ -55,6 +56,11 @@ def console() -> Console:
     return made
 
 
+def say(line: str) -> None:
+    """Prints a line in which words of a store may stand."""
+    print(printable(line))
+
+
 def name_skipped(prog: str, skipped: Iterable[object]) -> int:
     """Names the files that were left out on standard error; the exit code that says whether there are any."""
     code = EXIT_OK
@@ -65,5 +71,5 @@ def name_skipped(prog: str, skipped: Iterable[object]) -> int:
 
 def _complain(prog: str, text: str, code: int) -> int:
     # A name from a store may hold anything; a line stays a line.
-    print(f"{prog}: {' '.join(text.split())}", file=sys.stderr)
+    print(f"{prog}: {' '.join(printable(text).split())}", file=sys.stderr)
     return code

@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from analysis.command import console, name_skipped, perform
+from analysis.command import console, name_skipped, perform, say
 from analysis.errors import AnalysisError
 from analysis.options import Selection, Words
+from analysis.text import printable
 
 if TYPE_CHECKING:
     from analysis.metrics import Metric
@@ -42,6 +43,7 @@ class Options:
 def compare(options: Options) -> int:
     """Prints a table for each metric and what changed. Returns 0, or 3 when files had to be left out."""
     from analysis import sides
+    from analysis.gate import why_none
     from analysis.metrics import metric_named
     from analysis.provenance import changes, told
     from analysis.scaling import RATE
@@ -56,13 +58,20 @@ def compare(options: Options) -> int:
     for other, pairs in zip(others, compared, strict=True):
         for metric in metrics:
             table = _table(metric, first, other, pairs)
-            console().print(table if table.row_count else f"no configuration has {metric.name} on both sides")
+            if not table.row_count:
+                raise AnalysisError(f"no configuration has {metric.name} on both sides{why_none(metric)}")
+            console().print(table)
         changed = changes(first.runs["machine"], other.runs["machine"])
-        print(f"{first.name} -> {other.name}: {told(changed) or 'nothing that is recorded changed'}")
+        say(f"{first.name} -> {other.name}: {told(changed) or 'nothing that is recorded changed'}")
+        if options.across:
+            say(f"compared across {', '.join(options.across)}: {sides.crossed(pairs, options.across)}")
         met = {found.key for _, found in pairs if found}
-        print(*(f"only in {first.name}: {one.title}\n" for one, found in pairs if not found), sep="", end="")
-        lone = (one for one in other.configurations if one.key not in met)
-        print(*(f"only in {other.name}: {one.title}\n" for one in lone), sep="", end="")
+        for one, found in pairs:
+            if not found:
+                say(f"only in {first.name}: {one.title}")
+        for one in other.configurations:
+            if one.key not in met:
+                say(f"only in {other.name}: {one.title}")
         print()
     print("Geometric means over runs, and their ratios with intervals, which hold together with 95% in each table.")
     print("'Not significant': the interval includes no change.")
@@ -80,7 +89,7 @@ def _table(metric: Metric, first: Side, second: Side, pairs: Pairs) -> Table:
     table = Table(title=metric.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("configuration")
     for heading in (first.name, second.name):
-        table.add_column(escape(heading), justify="right")
+        table.add_column(escape(printable(heading)), justify="right")
     table.add_column("ratio", min_width=len("not significant (0.000 to 0.000)"))
     for one, mine, other in both:
         change = other.over(mine, corrected(LEVEL, len(both)))

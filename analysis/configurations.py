@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -105,17 +105,25 @@ def configurations(runs: pd.DataFrame) -> list[Configuration]:
                 machines=frozenset(machines[row] for row in rows),
             )
         )
+    return in_order(found)
+
+
+def differing(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], besides: Sequence[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """field -> (ours, theirs) of the COMPARABLE_FIELDS, `besides` apart, in which two configurations' setups differ."""
+    fields = (name for name in COMPARABLE_FIELDS if name not in besides)
+    return {name: (ours[name], theirs[name]) for name in fields if ours[name] != theirs[name]}
+
+
+def in_order(found: Iterable[Configuration]) -> list[Configuration]:
+    """Sorted for reading: by workload, devices and series."""
     return sorted(found, key=lambda one: (one.workload, one.setup["num_devices"] or 0, one.series))
-
-
-def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """field -> (ours, theirs) of the COMPARABLE_FIELDS in which two configurations' setups differ."""
-    return {name: (ours[name], theirs[name]) for name in COMPARABLE_FIELDS if ours[name] != theirs[name]}
 
 
 def _known(name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Where there is a value; of what cannot be 0, as a rate is of a run whose rows are damaged, 0 is none."""
-    return values >= 0 if name in _SHARES else values > 0
+    return np.isfinite(values) & (values >= 0 if name in _SHARES else values > 0)
 
 
 def _plain(column: pd.Series[Any]) -> list[Any]:

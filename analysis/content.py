@@ -61,6 +61,7 @@ def gather(results: Results, *, floor: float, link_gb_per_s: float | None) -> Co
     found = configurations(results.runs)
     standing = standings(found)
     machines = provenance.machines(results.runs["machine"])
+    doubts = diagnosis.warnings(results, found)  # reads the telemetry, which may add to what is skipped
     return Content(
         results=results,
         standings=standing,
@@ -72,7 +73,7 @@ def gather(results: Results, *, floor: float, link_gb_per_s: float | None) -> Co
             for line in (
                 *_skipped(results),
                 *findings.warnings(standing, link_gb_per_s),
-                *diagnosis.warnings(results, found),
+                *doubts,
                 *_pooled(found),
             )
         ],

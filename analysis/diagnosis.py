@@ -158,7 +158,8 @@ def _clocks(gpus: pd.DataFrame, names: dict[str, str]) -> str | None:
 
 
 def _stragglers(runs: pd.DataFrame, names: dict[str, str]) -> str | None:
-    runs = runs[(runs["waited_share"] > _WAITED_SHARE).fillna(False).astype(bool)]
+    # Where ranks do not step together nobody waits.
+    runs = runs[((runs["waited_share"] > _WAITED_SHARE) & runs["synchronous"]).fillna(False).astype(bool)]
     if runs.empty:
         return None
     worst = _worst(runs, "waited_share")

@@ -11,6 +11,12 @@ class AnalysisError(Exception):
     exit_code = EXIT_USAGE
 
 
+class DamagedStore(AnalysisError):
+    """What was asked for may have been in files that cannot be read."""
+
+    exit_code = EXIT_ENVIRONMENT
+
+
 class NewerSchema(AnalysisError):
     """The rows were written by a TrainScale that knows more than this one."""
 

@@ -26,7 +26,8 @@ def directories(patterns: Sequence[str]) -> list[Path]:
     """The result directories that paths or patterns name. Raises AnalysisError for one that names none with runs."""
     found: dict[Path, Path] = {}
     for pattern in patterns:
-        roots = [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207 of absolute patterns too
+        literal = [Path(pattern)] if Path(pattern).is_dir() else []
+        roots = literal or [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207 of absolute patterns too
         holding = [root for root in roots if next(root.glob("runs/date=*/*.parquet"), None)]
         if not holding:
             raise AnalysisError(f"no runs in {pattern!r}: measure some with python -m bench.run, or name --results-dir")

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 from analysis.configurations import Configuration
 from analysis.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, AnalysisError
+from analysis.files import Skipped
 from analysis.metrics import EFFICIENCY, Metric, metric_named
 from analysis.provenance import changes, told
 from analysis.samples import Samples, samples
-from analysis.sides import Pairs, Side, matched
+from analysis.scaling import BASE_STRATEGY
+from analysis.sides import Pairs, Sides, matched
 from analysis.stats import Interval
 from analysis.verdicts import Verdict, judge
+
+_SHOWN = 10
+"""Names in a note."""
 
 _ALARMS = (Verdict.REGRESSED, Verdict.MISSING)
 
@@ -25,7 +30,7 @@ class Line:
     """Of the baseline."""
     metric: Metric
     verdict: Verdict
-    baseline: Interval
+    baseline: Interval | None
     candidate: Interval | None
     change: Interval | None
     """candidate / baseline; None where one of them is missing."""
@@ -42,6 +47,8 @@ class Gate:
     threshold: float
     lines: Sequence[Line]
     notes: Sequence[str]
+    skipped: Sequence[Skipped]
+    """Files that could not be read."""
 
     def count(self, verdict: Verdict) -> int:
         """Lines with a verdict."""
@@ -49,10 +56,11 @@ class Gate:
 
     @property
     def exit_code(self) -> int:
-        """1 when something regressed or is missing, 5 when something is inconclusive, else 0."""
+        """1 when something regressed or is missing, 5 when something is inconclusive, else 0. A gate that could not
+        read all of it has not seen that nothing is wrong."""
         if any(line.verdict in _ALARMS for line in self.lines):
             return EXIT_REGRESSION
-        return EXIT_INCONCLUSIVE if self.count(Verdict.INCONCLUSIVE) else EXIT_OK
+        return EXIT_INCONCLUSIVE if self.count(Verdict.INCONCLUSIVE) or self.skipped else EXIT_OK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,24 +75,29 @@ class _Question:
 
     def line(self, one: Configuration, other: Configuration | None, threshold: float, comparisons: int) -> Line:
         """The answer for a configuration of the baseline and its like in the candidate."""
-        ours = self.ours[one.key]
         if other is None or not other.run_ids:
             why = "it did not run" if other is None else f"it failed: {other.failures[-1]}"
-            return Line(one, self.metric, Verdict.MISSING, ours.value(), None, None, why)
+            known = self.ours[one.key].value() if one.key in self.ours else None
+            return Line(one, self.metric, Verdict.MISSING, known, None, None, why)
+        ours = self.ours[one.key]
         if other.key not in self.theirs:
-            why = f"the candidate has no {self.metric.name}{_why_none(self.metric)}"
+            why = f"the candidate has no {self.metric.name}{why_none(self.metric)}"
             return Line(one, self.metric, Verdict.INCONCLUSIVE, ours.value(), None, None, why)
         theirs = self.theirs[other.key]
         found = judge(self.metric, ours, theirs, threshold, comparisons)
-        failed = f"{len(other.failures)} runs failed besides: {other.failures[-1]}" if other.failures else ""
+        runs = len(other.run_ids) + len(other.failures)
+        failed = f"{len(other.failures)} of its {runs} runs failed: {other.failures[-1]}" if other.failures else ""
         note = "; ".join(filter(None, (found.advice, failed)))
         return Line(one, self.metric, found.verdict, ours.value(), theirs.value(), found.change, note)
 
 
-def gate(baseline: Side, candidate: Side, names: Sequence[str], threshold: float, across: Sequence[str] = ()) -> Gate:
-    """Judges `candidate` against `baseline`. Raises AnalysisError for sides that cannot be compared, and for a metric
-    that no run of the baseline has."""
-    pairs = [(one, other) for one, other in matched(baseline, candidate, across) if one.run_ids]
+def gate(loaded: Sides, names: Sequence[str], threshold: float, across: Sequence[str] = ()) -> Gate:
+    """Judges the second side against the first, the baseline.
+
+    Raises AnalysisError for sides that cannot be compared, and for a metric that no run of the baseline has.
+    """
+    baseline, candidate = loaded.sides
+    pairs = matched(baseline, candidate, across)
     questions = [
         _Question(
             metric=metric,
@@ -95,38 +108,64 @@ def gate(baseline: Side, candidate: Side, names: Sequence[str], threshold: float
     ]
     for question in questions:
         if not question.ours:
-            raise AnalysisError(f"no run of {baseline.name!r} has {question.metric.name}{_why_none(question.metric)}")
-    asked = [(question, one, other) for one, other in pairs for question in questions if one.key in question.ours]
-    comparisons = sum(other is not None and other.key in question.theirs for question, _, other in asked)
+            raise AnalysisError(f"no run of {baseline.name!r} has {question.metric.name}{why_none(question.metric)}")
+    asked = [
+        (question, one, other)
+        for one, other in pairs
+        for question in questions
+        if one.run_ids and (one.key in question.ours or other is None or not other.run_ids)
+    ]
+    comparisons = sum(
+        other is not None and one.key in question.ours and other.key in question.theirs
+        for question, one, other in asked
+    )
     return Gate(
         baseline=baseline.name,
         candidate=candidate.name,
         threshold=threshold,
         lines=[question.line(one, other, threshold, comparisons) for question, one, other in asked],
-        notes=[*_notes(baseline, candidate, pairs, comparisons)],
+        notes=[*_notes(loaded, pairs, comparisons), *_unjudged(questions, pairs)],
+        skipped=loaded.skipped,
     )
 
 
-def _notes(
-    baseline: Side,
-    candidate: Side,
-    pairs: Pairs,
-    comparisons: int,
-) -> Iterable[str]:
+def _notes(loaded: Sides, pairs: Pairs, comparisons: int) -> Iterable[str]:
+    baseline, candidate = loaded.sides
     changed = changes(baseline.runs["machine"], candidate.runs["machine"])
     yield f"changed between them: {told(changed)}" if changed else "nothing that is recorded changed between them"
     yield (
-        "values: geometric means over runs; change: candidate / baseline, whose intervals hold together, all "
-        f"{comparisons} of them, with 95%; ok: with 95% this one alone lost less than the threshold"
+        f"values: geometric means over runs; change: candidate / baseline, all {comparisons} intervals hold together "
+        "with 95%; ok: with 95% this one alone lost less than the threshold"
     )
     met = {other.key for _, other in pairs if other}
     new = [one.title for one in candidate.configurations if one.key not in met]
     if new:
-        yield f"not in the baseline, not judged: {'; '.join(new[:10])}" + (" ..." if len(new) > 10 else "")  # noqa: PLR2004
-    void = [one.title for one in baseline.configurations if not one.run_ids]
+        yield f"not in the baseline, not judged: {_some(new)}"
+    void = [one.title for one, _ in pairs if not one.run_ids]
     if void:
-        yield f"without a good run in the baseline, not judged: {'; '.join(void)}"
+        yield f"without a good run in the baseline, not judged: {_some(void)}"
+    if loaded.skipped:
+        yield f"files that could not be read: {_some([str(skipped) for skipped in loaded.skipped])}"
 
 
-def _why_none(metric: Metric) -> str:
-    return ": measure the base case, strategy single, as well" if metric.name == EFFICIENCY else ""
+def _unjudged(questions: Sequence[_Question], pairs: Pairs) -> Iterable[str]:
+    """What has no figure in the baseline; the base case has no efficiency of its own and is not told of."""
+    for question in questions:
+        metric = question.metric
+        lacking = [one for one, other in pairs if one.run_ids and other and one.key not in question.ours]
+        names = [one.title for one in lacking if metric.name != EFFICIENCY or one.setup["strategy"] != BASE_STRATEGY]
+        if names:
+            yield f"without {metric.name} in the baseline, not judged{why_none(metric)}: {_some(names)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return "; ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def why_none(metric: Metric) -> str:
+    """The usual reason for a metric that no run has."""
+    return (
+        " (measure the base case, strategy single, as well, and leave it in what is asked for)"
+        if metric.name == EFFICIENCY
+        else ""
+    )

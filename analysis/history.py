@@ -16,6 +16,7 @@ from tyro.conf import OmitArgPrefixes
 from analysis.command import console, name_skipped, perform
 from analysis.errors import EXIT_REGRESSION, AnalysisError
 from analysis.options import Selection
+from analysis.text import printable
 
 if TYPE_CHECKING:
     from analysis.metrics import Metric
@@ -44,6 +45,7 @@ class Options:
 def history(options: Options) -> int:
     """Prints the table, writes the page and returns the exit code."""
     from analysis.drawing.history_page import write
+    from analysis.gate import why_none
     from analysis.load import Results
     from analysis.metrics import metric_named
     from analysis.trends import trends
@@ -52,7 +54,7 @@ def history(options: Options) -> int:
     results = Results(options.selection)
     found = trends(results.runs, metric)
     if not found:
-        raise AnalysisError(f"no run has {metric.name}")
+        raise AnalysisError(f"no run has {metric.name}{why_none(metric)}")
     lines = told(found, metric)
     console().print(_table(found, metric))
     print(*lines, sep="\n")
@@ -66,6 +68,7 @@ def history(options: Options) -> int:
 
 def told(found: Sequence[Trend], metric: Metric) -> list[str]:
     """A line for each change, newest first, and what a reader must know."""
+    from analysis.changepoints import MIN_SEGMENT
     from analysis.provenance import told as attributed
 
     changes = sorted(
@@ -77,15 +80,19 @@ def told(found: Sequence[Trend], metric: Metric) -> list[str]:
         f"{attributed(change.changed) or 'nothing that is recorded changed with it'}"
         for change, trend in reversed(changes)
     ]
-    return [*lines, "Changes are of the level of several nights; a new level is seen after about three of them."]
+    return [
+        *(printable(line) for line in lines),
+        f"A level has {MIN_SEGMENT} nights or more; how many more it takes to see a new one depends on how much nights "
+        "differ (docs/analysis.md). 'too short': too few nights to see any.",
+    ]
 
 
 def cells(trend: Trend, metric: Metric) -> tuple[str, ...]:
     """A trend as text, in the order of HEADINGS."""
     last = trend.changes[-1] if trend.changes else None
     return (
-        "steady" if last is None else "worse" if last.worse else "better",
-        trend.configuration.title,
+        "too short" if trend.too_short else "steady" if last is None else "worse" if last.worse else "better",
+        printable(trend.configuration.title),
         str(len(trend.points)),
         metric.text(trend.levels[-1]),
         f"{trend.points[trend.starts[-1]].started_at:%Y-%m-%d}",

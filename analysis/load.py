@@ -13,13 +13,13 @@ import fnmatch
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pandas as pd
 
 from analysis import files
-from analysis.errors import AnalysisError, NewerSchema
+from analysis.errors import AnalysisError, DamagedStore, NewerSchema
 from analysis.files import Skipped
 from analysis.options import RESULTS_DIR, Selection
 from analysis.tables import Foreign, Tables
@@ -31,6 +31,8 @@ MACHINE = (
     *("numpy_version", "python_version", "trainscale_version", "git_commit", "git_dirty"),
 )
 """The fields of a run's provenance that are shown and compared."""
+
+T = TypeVar("T")
 
 _SHOWN = 20
 """Names that an error lists."""
@@ -119,36 +121,42 @@ class Results:
         self._selection, self._keep, self._step_times = selection, keep, step_times
         roots = files.directories(selection.results_dir or (RESULTS_DIR,))
         days = _day("since", selection.since), _day("until", selection.until)
-        paths = {table: files.of_table(roots, table, *days) for table in RUN_TABLES}
         self.skipped: list[Skipped] = []
-        self.tables = Tables(paths)
+        self.tables = Tables({table: files.of_table(roots, table, *days) for table in RUN_TABLES})
+        if not self.tables.paths["runs"]:
+            held = [path.parent.name[5:] for path in files.of_table(roots, "runs", None, None)]
+            raise AnalysisError(f"no run of the days that were asked for: there are some of {held[0]} to {held[-1]}")
         try:
-            self.runs = self._read()
-        except (duckdb.Error, Foreign):
-            sorted_out = {table: files.sort_out(of_table, table) for table, of_table in paths.items()}
-            self.skipped = [skipped for _, bad in sorted_out.values() for skipped in bad]
-            if not self.skipped:  # the files are sound: the mistake is ours
-                raise
-            self.tables = Tables({table: good for table, (good, _) in sorted_out.items()})
-            self.runs = self._read()
+            self.runs = self._again(RUN_TABLES, self._read)
+        except AnalysisError as error:
+            if self.skipped and error.exit_code == AnalysisError.exit_code:
+                first = f"{len(self.skipped)} files cannot be read, first {self.skipped[0]}"
+                raise DamagedStore(f"{error}; {first}") from None
+            raise
 
     def read_raw(self, table: str, run_ids: Iterable[str]) -> None:
         """Makes the table `raw_runs`, `raw_iters` or `raw_telemetry` of the whole rows of some runs."""
         wanted = ", ".join("'" + run_id.replace("'", "''") + "'" for run_id in run_ids)
         others = {*self.runs["run_id"], *self._left_out} - {*run_ids}
-        self.tables.collect(table, {f"raw_{table}": f"select * from source where run_id in ({wanted})"}, others)
+        sql = f"select * from source where run_id in ({wanted})"
+        self._again([table], lambda: self.tables.collect(table, {f"raw_{table}": sql}, others))
 
     def collect(self, table: str, wanted: Mapping[str, str]) -> None:
-        """`Tables.collect` for a table that was not read yet; files that turn out damaged join `skipped`."""
+        """`Tables.collect` of the chosen runs; files that turn out damaged join `skipped`."""
+        self._again([table], lambda: self.tables.collect(table, wanted, self._left_out))
+
+    def _again(self, tables: Iterable[str], reading: Callable[[], T]) -> T:
+        """What `reading` returns; after trouble once more without the files of `tables` that cannot be read."""
         try:
-            self.tables.collect(table, wanted, self._left_out)
+            return reading()
         except (duckdb.Error, Foreign):
-            good, bad = files.sort_out(self.tables.paths[table], table)
+            sorted_out = {table: files.sort_out(self.tables.paths[table], table) for table in tables}
+            bad = [skipped for _, found in sorted_out.values() for skipped in found]
             if not bad:  # the files are sound: the mistake is ours
                 raise
             self.skipped += bad
-            self.tables.paths = {**self.tables.paths, table: good}
-            self.tables.collect(table, wanted, self._left_out)
+            self.tables.paths = {**self.tables.paths, **{table: good for table, (good, _) in sorted_out.items()}}
+            return reading()
 
     def _read(self) -> pd.DataFrame:
         self.tables.collect("runs", {"chosen": _RUNS})
@@ -189,7 +197,7 @@ class Results:
             if not patterns:
                 continue
             known = [str(name) for (name,) in self.tables.rows(f"select distinct {column} from chosen")]
-            wanted = [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+            wanted = [name for name in known if means(name, patterns)]
             if not wanted:
                 raise unknown(column, " or ".join(patterns), known)
             gone = f"delete from chosen where {column} is null or not list_contains(?, {column}) returning run_id"
@@ -204,16 +212,23 @@ class Results:
         return left_out
 
     def _where(self, runs: pd.DataFrame) -> pd.DataFrame:
-        condition = self._selection.where
-        if condition is None:
-            return runs
-        try:
-            kept = self.tables.matching(runs, condition, "run_id")
-        except duckdb.Error as error:
-            raise AnalysisError(f"--where {condition!r}: {' '.join(str(error).split())}") from None
-        if not kept:
-            raise AnalysisError(f"--where {condition!r} holds for none of {len(runs)} runs: ask for less")
-        return runs[runs["run_id"].isin(kept)].reset_index(drop=True)
+        return runs if self._selection.where is None else holding(self.tables, runs, self._selection.where)
+
+
+def holding(tables: Tables, runs: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """The runs for which an SQL condition is true. Raises AnalysisError when it is none of SQL or never true."""
+    try:
+        kept = tables.matching(runs, condition, "run_id")
+    except duckdb.Error as error:
+        raise AnalysisError(f"--where {condition!r}: {' '.join(str(error).split())}") from None
+    if not kept:
+        raise AnalysisError(f"--where {condition!r} holds for none of {len(runs)} runs: ask for less")
+    return runs[[run_id in kept for run_id in runs["run_id"].tolist()]].reset_index(drop=True)
+
+
+def means(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is one of these, or like one with wildcards."""
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @lru_cache(maxsize=4096)

@@ -23,7 +23,9 @@ def losses(one: Standing, base: Configuration) -> list[str]:
     mine = one.configuration
     known: list[tuple[float, str]] = []
     unknown = []
-    if one.exposed:
+    if one.exposed and one.exposed.low is not None and not one.exposed.excludes(0):
+        unknown.append(f"communication (its interval, {percent(one.exposed)}, includes none)")
+    elif one.exposed:
         known.append((one.exposed.value, f"communication that nothing hides: {percent(one.exposed)} of a step"))
     elif mine.setup["synchronous"]:
         unknown.append(f"communication (no runs of {WITHOUT_EXCHANGE} with the same devices)")

@@ -13,6 +13,7 @@ from rich.table import Table
 from analysis.gate import Gate, Line
 from analysis.markdown import points, rows
 from analysis.stats import Interval
+from analysis.text import printable
 from analysis.verdicts import Verdict
 
 _STYLES = {
@@ -33,19 +34,19 @@ def cells(line: Line) -> tuple[str, ...]:
     return (
         line.verdict.value,
         line.metric.name,
-        line.configuration.title,
-        line.metric.text(line.baseline.value),
+        printable(line.configuration.title),
+        line.metric.text(line.baseline.value) if line.baseline else "-",
         line.metric.text(line.candidate.value) if line.candidate else "-",
         f"{change.value - 1:+.1%}" if change else "-",
         f"{change.low - 1:+.1%} to {change.high - 1:+.1%}" if change and change.low and change.high else "-",
-        f"{line.baseline.runs}/{line.candidate.runs if line.candidate else 0}",
-        line.note,
+        f"{line.baseline.runs if line.baseline else 0}/{line.candidate.runs if line.candidate else 0}",
+        printable(line.note),
     )
 
 
 def table(gate: Gate) -> Table:
     """The lines, alarms first, for a terminal."""
-    title = f"{escape(gate.candidate)} against {escape(gate.baseline)}, threshold {gate.threshold:.3g}"
+    title = escape(printable(f"{gate.candidate} against {gate.baseline}, threshold {gate.threshold:.3g}"))
     made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in HEADINGS[:-1]:
         made.add_column(
@@ -61,7 +62,7 @@ def notes(gate: Gate) -> list[str]:
     """What a reader must know besides the table."""
     said = [line for line in in_order(gate) if line.note]
     about = [f"{one.verdict.value}, {one.metric.name} of {one.configuration.title}: {one.note}" for one in said]
-    return [*about, *gate.notes]
+    return [printable(note) for note in (*about, *gate.notes)]
 
 
 def in_order(gate: Gate) -> list[Line]:
@@ -72,7 +73,8 @@ def in_order(gate: Gate) -> list[Line]:
 def summary(gate: Gate) -> str:
     """One line."""
     counts = ", ".join(f"{gate.count(verdict)} {verdict.value}" for verdict in _ORDER if gate.count(verdict))
-    return f"{len(gate.lines)} comparison{'' if len(gate.lines) == 1 else 's'}: {counts}"
+    skipped = f"; {len(gate.skipped)} files could not be read" if gate.skipped else ""
+    return f"{len(gate.lines)} comparison{'' if len(gate.lines) == 1 else 's'}: {counts}{skipped}"
 
 
 def json_text(gate: Gate) -> str:
@@ -83,6 +85,7 @@ def json_text(gate: Gate) -> str:
         "threshold": gate.threshold,
         "exit_code": gate.exit_code,
         "notes": list(gate.notes),
+        "skipped": [str(skipped) for skipped in gate.skipped],
         "verdicts": [_fields(line) for line in in_order(gate)],
     }
     return json.dumps(held, indent=1) + "\n"
@@ -92,15 +95,15 @@ def junit_text(gate: Gate) -> str:
     """A test case for each line; what regressed or is missing failed, what is inconclusive was skipped."""
     suite = ET.Element(
         "testsuite",
-        name=f"{gate.candidate} against {gate.baseline}",
+        name=printable(f"{gate.candidate} against {gate.baseline}"),
         tests=str(len(gate.lines)),
         failures=str(gate.count(Verdict.REGRESSED) + gate.count(Verdict.MISSING)),
         skipped=str(gate.count(Verdict.INCONCLUSIVE)),
         errors="0",
     )
     for line in in_order(gate):
-        case = ET.SubElement(suite, "testcase", classname=line.metric.name, name=line.configuration.title)
-        said = _printable(" ".join(f"{name}: {text};" for name, text in zip(HEADINGS, cells(line), strict=True)))
+        case = ET.SubElement(suite, "testcase", classname=line.metric.name, name=printable(line.configuration.title))
+        said = " ".join(f"{name}: {text};" for name, text in zip(HEADINGS, cells(line), strict=True))
         if line.verdict in (Verdict.REGRESSED, Verdict.MISSING):
             ET.SubElement(case, "failure", type=line.verdict.value, message=said)
         elif line.verdict is Verdict.INCONCLUSIVE:
@@ -144,8 +147,3 @@ def _interval(interval: Interval | None) -> dict[str, Any] | None:
         "level": interval.level,
         "runs": interval.runs,
     }
-
-
-def _printable(text: str) -> str:
-    """Without the control characters that XML cannot hold."""
-    return "".join(char if char.isprintable() else " " for char in text)

@@ -12,7 +12,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, arg
 
 from analysis.command import console, name_skipped, perform
-from analysis.errors import EXIT_INCONCLUSIVE, EXIT_OK, AnalysisError
+from analysis.errors import AnalysisError
 from analysis.options import Selection, Words
 
 PROG = "analysis.regress"
@@ -22,7 +22,7 @@ PROG = "analysis.regress"
 class Options:
     """Judge a candidate against a baseline, configuration by configuration.
 
-    Exit 0: nothing lost as much as the threshold. 1: something regressed, failed or vanished. 5: it cannot be told.
+    Exit 0: nothing lost as much as the threshold. 1: a configuration regressed, failed or vanished. 5: cannot be told.
     """
 
     candidate: str
@@ -64,9 +64,8 @@ def regress(options: Options) -> int:
     metrics = options.metric or (RATE,)
     names = (options.baseline, options.candidate)
     loaded = sides.load(names, options.selection, options.baselines_dir, metrics=metrics)
-    damaged = name_skipped(PROG, loaded.skipped)
-    baseline, candidate = loaded.sides
-    found = gate(baseline, candidate, metrics, threshold, options.across)
+    name_skipped(PROG, loaded.skipped)
+    found = gate(loaded, metrics, threshold, options.across)
     console().print(outputs.table(found))
     for note in outputs.notes(found):
         print(f"  {note}")
@@ -77,15 +76,15 @@ def regress(options: Options) -> int:
         options.junit.write_text(outputs.junit_text(found))
     if options.markdown:
         markdown.publish(outputs.markdown_text(found))
-    # A gate that could not read all of it has not seen that nothing is wrong.
-    return EXIT_INCONCLUSIVE if damaged and found.exit_code == EXIT_OK else found.exit_code
+    return found.exit_code
 
 
 def _save(options: Options) -> int:
     from analysis import baselines, sides
 
-    if options.baseline is not None:
-        raise AnalysisError("--save-baseline stores what --candidate names and judges nothing: leave out --baseline")
+    for flag in ("baseline", "metric", "across", "json", "junit", "markdown"):
+        if getattr(options, flag):
+            raise AnalysisError(f"--save-baseline stores what --candidate names and judges nothing: leave out --{flag}")
     loaded = sides.load((options.candidate,), options.selection, options.baselines_dir)
     (side,) = loaded.sides
     path = baselines.save(str(options.save_baseline), side.runs, options.baselines_dir)

@@ -49,6 +49,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _report(options: Options) -> int:
     formats = _formats(options.format)
+    if not 0 < options.floor <= 1:
+        raise Refused(f"--floor={options.floor:g}: give an efficiency between 0 and 1, such as 0.8")
+    if options.link_gb_per_s is not None and not 0 < options.link_gb_per_s < float("inf"):
+        raise Refused(f"--link-gb-per-s={options.link_gb_per_s:g}: give a rate above 0, in 10^9 bytes/s")
     # Heavy, so only when there is something to do.
     from analysis.content import gather
     from analysis.load import Results

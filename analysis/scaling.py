@@ -66,13 +66,6 @@ def standings(found: Sequence[Configuration]) -> list[Standing]:
     ]
 
 
-def efficiency_samples(
-    one: Configuration, base: Configuration
-) -> tuple[list[Sequence[float]], list[Sequence[float]], float]:
-    """(above, below, scale) for `analysis.stats.ratio`."""
-    return [one.samples[RATE]], [base.samples[RATE]], 1 / one.setup["num_devices"]
-
-
 def largest_over(among: Iterable[Standing], floor: float) -> Standing | None:
     """The configuration with the most devices whose efficiency is at least `floor`."""
     over = [one for one in among if one.efficiency and one.efficiency.value >= floor]

@@ -1,25 +1,25 @@
 """What is compared: sets of runs with names, and which of their configurations are the same.
 
-A side is named by a directory, `experiment:NAME`, `label:NAME`, `run:ID`, `baseline:NAME`, or by the bare name where
-only one of these has it. Names may hold wildcards: 'nightly-2026-11-*'.
+A side is named by a directory (with a slash in it), `experiment:NAME`, `label:NAME`, `run:ID`, `baseline:NAME`, or by
+the bare name where only one of these has it. Names may hold wildcards: 'nightly-2026-11-*'.
 """
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis import baselines
+from analysis import baselines, files
 from analysis.configurations import Configuration, configurations, differing
 from analysis.errors import AnalysisError
 from analysis.files import Skipped
-from analysis.load import Results, unknown
-from analysis.options import Selection
+from analysis.load import Results, holding, means, unknown
+from analysis.options import RESULTS_DIR, Selection
+from analysis.tables import Tables
 from results.schema import COMPARABLE_FIELDS
 
 _KINDS = {"experiment": "experiment", "label": "label", "run": "run_id"}
@@ -55,29 +55,39 @@ def load(
 
     Raises AnalysisError for a name without runs, of different runs, or of shared ones.
     """
-    step_times = metrics is None or any(name.startswith("step_time") for name in metrics)
+    needed = metrics is None or any(name.startswith("step_time") for name in metrics)
+    step_times = needed or selection.where is not None
     frames: dict[str, pd.DataFrame] = {}
     skipped: list[Skipped] = []
-    stored = [name for name in names if not (_is_directory(name) or baselines.exists(name, baselines_dir))]
+    stored = []
     for name in dict.fromkeys(names):
         if _is_directory(name):
             results = Results(replace(selection, results_dir=(name,)), step_times=step_times)
             frames[name] = results.runs
             skipped += results.skipped
-        elif name not in stored:
-            frames[name] = baselines.read(name, baselines_dir, selection)
+        elif baselines.is_one(name) or (baselines.exists(name, baselines_dir) and not _has_store(selection)):
+            frames[name] = _fitting(baselines.read(name, baselines_dir), selection)
+        else:
+            stored.append(name)
     if stored:
         named: dict[str, set[str]] = {}
 
         def keep(known: pd.DataFrame) -> set[str]:
-            named.update({name: _behind(name, known) for name in stored})
+            named.update({name: _behind(name, known, baselines_dir) for name in stored})
             return set().union(*named.values())
 
         results = Results(selection, keep, step_times=step_times)
         skipped += results.skipped
         for name, run_ids in named.items():
             chosen = [run_id in run_ids for run_id in results.runs["run_id"].tolist()]
-            frames[name] = results.runs[chosen].reset_index(drop=True)
+            only_saved = not run_ids and baselines.exists(name, baselines_dir)
+            saved = _fitting(baselines.read(name, baselines_dir), selection) if only_saved else None
+            frames[name] = results.runs[chosen].reset_index(drop=True) if saved is None else saved
+    _check(frames)
+    return Sides([Side(name, frames[name], configurations(frames[name])) for name in names], skipped)
+
+
+def _check(frames: Mapping[str, pd.DataFrame]) -> None:
     seen: dict[str, str] = {}
     for name, runs in frames.items():
         if runs.empty:
@@ -85,7 +95,16 @@ def load(
         for run_id in runs["run_id"]:
             if seen.setdefault(run_id, name) != name:
                 raise AnalysisError(f"{seen[run_id]!r} and {name!r} share run {run_id}: name sets without common runs")
-    return Sides([Side(name, frames[name], configurations(frames[name])) for name in names], skipped)
+
+
+def _fitting(runs: pd.DataFrame, selection: Selection) -> pd.DataFrame:
+    """The runs of a baseline that fit all that was asked for, as those of a store must."""
+    for column in Selection.NAMES:
+        if patterns := getattr(selection, column):
+            runs = runs[[means(str(name), patterns) for name in runs[column]]]
+    day = runs["started_at"].dt.strftime("%Y-%m-%d")
+    runs = runs[(day >= (selection.since or "")) & (day <= (selection.until or "9"))].reset_index(drop=True)
+    return runs if selection.where is None or runs.empty else holding(Tables({}), runs, selection.where)
 
 
 def matched(first: Side, second: Side, across: Sequence[str]) -> Pairs:
@@ -96,15 +115,18 @@ def matched(first: Side, second: Side, across: Sequence[str]) -> Pairs:
             raise AnalysisError(f"--across {field}: no such field. There are: {', '.join(COMPARABLE_FIELDS)}")
     ours, theirs = _by_key(first, across), _by_key(second, across)
     if not ours.keys() & theirs.keys():
-        raise AnalysisError(
-            f"{first.name!r} and {second.name!r} have no configuration in common: {_why(first, second)}"
-        )
+        why = _why(first, second, across)
+        raise AnalysisError(f"{first.name!r} and {second.name!r} have no configuration in common: {why}")
     return [(one, theirs.get(key)) for key, one in ours.items()]
 
 
-def nearest(one: Configuration, among: Iterable[Configuration]) -> dict[str, tuple[Any, Any]]:
-    """The fields in which a configuration differs from the one that is most like it; empty when there is none."""
-    return min((differing(one.setup, other.setup) for other in among), key=len, default={})
+def crossed(pairs: Pairs, across: Sequence[str]) -> str:
+    """What the fields that may differ are on the two sides, in a line."""
+    both = [(one.setup, other.setup) for one, other in pairs if other]
+    columns = ((name, {_shown(a[name]) for a, _ in both}, {_shown(b[name]) for _, b in both}) for name in across)
+    return "; ".join(
+        f"{name}: {', '.join(sorted(ours))} -> {', '.join(sorted(theirs))}" for name, ours, theirs in columns
+    )
 
 
 def told(fields: dict[str, tuple[Any, Any]]) -> str:
@@ -112,9 +134,11 @@ def told(fields: dict[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"{name} ({_shown(ours)} and {_shown(theirs)})" for name, (ours, theirs) in fields.items())
 
 
-def _why(first: Side, second: Side) -> str:
-    fields = min((nearest(one, second.configurations) for one in first.configurations), key=len)
-    flags = " ".join(f"--across={field}" for field in fields)
+def _why(first: Side, second: Side, across: Sequence[str]) -> str:
+    pairs = ((one, other) for one in first.configurations for other in second.configurations)
+    differ = [differing(one.setup, other.setup, across) for one, other in pairs]
+    fields = min(differ, key=len)
+    flags = " ".join(f"--across={field}" for field in (*across, *fields))
     return f"the nearest differ in {told(fields)}. To compare them all the same, give {flags}"
 
 
@@ -137,23 +161,33 @@ def _shown(value: Any) -> str:
 
 
 def _is_directory(name: str) -> bool:
-    return ":" not in name and Path(name, "runs").is_dir()
+    return "/" in name and Path(name, "runs").is_dir()
 
 
-def _behind(name: str, known: pd.DataFrame) -> set[str]:
-    """run_ids of the runs that a name means; `known` has run_id, experiment and label."""
-    kind, colon, pattern = name.partition(":")
-    kinds = {kind: _KINDS[kind]} if colon and kind in _KINDS else _KINDS
-    pattern = pattern if kinds is not _KINDS else name
+def _has_store(selection: Selection) -> bool:
+    try:
+        return bool(files.directories(selection.results_dir or (RESULTS_DIR,)))
+    except AnalysisError:
+        return False
+
+
+def _behind(name: str, known: pd.DataFrame, baselines_dir: Path) -> set[str]:
+    """run_ids of the runs that a name means, empty for that of a baseline; `known` has run_id, experiment, label."""
+    kind, _, pattern = name.partition(":")
+    kinds = {kind: _KINDS[kind]} if pattern and kind in _KINDS else _KINDS
+    pattern = name if kinds is _KINDS else pattern
     found: dict[str, set[str]] = {}
     for of, column in kinds.items():
-        names = [value for value in known[column].dropna().unique() if fnmatch.fnmatchcase(value, pattern)]
+        names = {value for value in known[column].dropna().unique() if means(value, [pattern])}
         if names:
-            found[of] = {*known.loc[known[column].isin(names), "run_id"]}
-    if not found:
-        column = next(iter(kinds.values())) if kinds is not _KINDS else "experiment"
-        raise unknown(" or ".join(kinds), pattern, known[column].dropna().unique())
-    if len({frozenset(run_ids) for run_ids in found.values()}) > 1:
-        ways = " or ".join(f"{of}:{pattern}" for of in found)
+            found[of] = {run_id for run_id, value in zip(known["run_id"], known[column], strict=True) if value in names}
+    saved = kinds is _KINDS and baselines.exists(name, baselines_dir)
+    if len({frozenset(run_ids) for run_ids in found.values()}) + saved > 1:
+        ways = " or ".join(f"{of}:{pattern}" for of in (*found, *(["baseline"] if saved else [])))
         raise AnalysisError(f"{name!r} is the name of different runs: say {ways}")
-    return next(iter(found.values()))
+    if not found and not saved:
+        columns = list(kinds.values()) if kinds is not _KINDS else ["experiment", "label"]
+        there = [value for column in columns for value in known[column].dropna().unique()]
+        also = baselines.known(baselines_dir) if kinds is _KINDS else []
+        raise unknown(" or ".join([*kinds, *(["baseline"] if kinds is _KINDS else [])]), pattern, [*there, *also])
+    return next(iter(found.values()), set())

@@ -47,11 +47,10 @@ class Tables:
             self._db.execute(f"create or replace table {name} as {source.format('no_rows')} {sql}")
         for start in range(0, len(paths), _FILES_AT_ONCE):
             batch = paths[start : start + _FILES_AT_ONCE]
+            if self.rows(f"select 1 from {_ROWS} where run_id is null limit 1", batch):
+                raise Foreign
             for name, sql in wanted.items():
                 self._db.execute(f"insert into {name} by name {source.format(_ROWS)} {sql}", [batch])
-        for name in wanted:
-            if self.rows(f"select 1 from {name} where run_id is null limit 1"):
-                raise Foreign
 
     def query(self, sql: str, *parameters: object) -> pd.DataFrame:
         """The answer of the tables that were collected."""

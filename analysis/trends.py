@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import pandas as pd
 
-from analysis.changepoints import change_points
-from analysis.configurations import Configuration, configurations
+from analysis.changepoints import MIN_SEGMENT, change_points
+from analysis.configurations import Configuration, configurations, in_order
 from analysis.metrics import Metric
 from analysis.provenance import changes
 from analysis.samples import samples
@@ -56,6 +56,11 @@ class Trend:
     changes: Sequence[Change]
 
     @property
+    def too_short(self) -> bool:
+        """True when there are too few points for any change to be found."""
+        return len(self.points) < 2 * MIN_SEGMENT
+
+    @property
     def worse(self) -> bool:
         """True when the newest segment is worse than the one before it."""
         return bool(self.changes) and self.changes[-1].worse
@@ -75,8 +80,7 @@ def trends(runs: pd.DataFrame, metric: Metric) -> list[Trend]:
                 points.setdefault(one.key, []).append(
                     Point(started.to_pydatetime(), experiment, values[one.key].value(), one.machines)
                 )
-    ordered = sorted(newest.values(), key=lambda one: (one.workload, one.setup["num_devices"] or 0, one.series))
-    return [_trend(one, points[one.key], metric) for one in ordered]
+    return [_trend(one, points[one.key], metric) for one in in_order(newest.values())]
 
 
 def _nights(runs: pd.DataFrame) -> Iterable[pd.DataFrame]:

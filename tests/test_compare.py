@@ -63,6 +63,7 @@ def test_only_what_is_the_same_is_compared(store: Path, capsys: pytest.CaptureFi
     ) in said(capsys, ["old", "new"], code=2)
     out = said(capsys, ["old", "new", "--across=device_name"])
     assert " 2.000 (" in out
+    assert "compared across device_name: device_name: A GPU -> B GPU" in out
     assert "only in new: mwms x1 on 2 nodes: mnist_cnn on synthetic" in out
 
 
@@ -79,10 +80,11 @@ def test_what_may_not_be_pooled_is_not(store: Path, capsys: pytest.CaptureFixtur
     [
         (["a"], "name two or more different sides"),
         (["a", "a"], "name two or more different sides"),
-        (["a", "x"], "no run of experiment or label or run 'x'. There are: a, both, of"),
+        (["a", "x"], "no run of experiment or label or run or baseline 'x'. There are: a, both, of"),
         (["a", "label:x"], "no run of label 'x'. There are: both, one"),
         (["a", "both"], "'both' is the name of different runs: say experiment:both or label:both"),
         (["a", "label:one"], "'a' and 'label:one' share run R00000"),
+        (["a", "of", "--metric=efficiency"], "no configuration has efficiency on both sides (measure the base case"),
         (["a", "of", "--model=vgg16"], "no run of model 'vgg16'"),
     ],
 )

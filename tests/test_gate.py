@@ -8,6 +8,8 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from analysis.metrics import METRICS
@@ -194,6 +196,9 @@ def test_a_baseline_is_saved_read_and_small(store: Path, capsys: pytest.CaptureF
     measure(store, "slow", 1.2)
     assert main(["--baseline=baseline:good", "--candidate=slow", "--metric=efficiency"]) == 1
     assert main(["--baseline=good", "--candidate=slow", "--strategy=single"]) == 0
+    # What selects runs selects those of the baseline too, or they would be called missing.
+    assert main(["--baseline=good", "--candidate=slow", "--where=num_devices = 1 and step_time_p50_s > 0"]) == 0
+    assert main(["--baseline=good", "--candidate=slow", "--where=num_devices = 2"]) == 1
     held = json.loads(path.read_text())
     held["schema_version"] = SCHEMA_VERSION + 1
     Path("results/baselines/later.json").write_text(json.dumps(held))
@@ -206,8 +211,53 @@ def test_a_damaged_file_keeps_the_gate_from_saying_fine(store: Path, capsys: pyt
     (store / "results" / "data" / "runs" / "date=2026-05-01" / "broken.parquet").write_text("?")
     assert main(["--baseline=before", "--candidate=same"]) == 5
     captured = capsys.readouterr()
-    assert "2 comparisons: 2 ok" in captured.out
+    assert "2 comparisons: 2 ok; 1 files could not be read" in captured.out
     assert "broken.parquet" in captured.err
+    assert main(["--baseline=before", "--candidate=same", "--json=g.json"]) == 5
+    held = json.loads(Path("g.json").read_text())
+    assert held["exit_code"] == 5
+    assert "broken.parquet" in held["skipped"][0]
+
+
+@pytest.mark.parametrize("table", ["iters", "telemetry"])
+def test_a_foreign_file_among_the_raw_rows_is_one_too(
+    store: Path, capsys: pytest.CaptureFixture[str], table: str
+) -> None:
+    pq.write_table(pa.table({"a": [1]}), store / "results" / "data" / table / "date=2026-05-01" / "foreign.parquet")
+    expected = 5 if table == "iters" else 0  # the gate reads no telemetry
+    assert main(["--baseline=before", "--candidate=same"]) == expected
+    assert ("foreign.parquet" in capsys.readouterr().err) == bool(expected)
+
+
+def test_what_vanished_is_missing_in_every_metric(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where the baseline has no such figure: this configuration has no base case."""
+    data = store / "results" / "data"
+    for experiment in ("before", "stays"):
+        add_run(data, [0.1], experiment=experiment, strategy="mwms", num_processes=2, num_devices=2, xla=True)
+    measure(store, "gone")
+    measure(store, "stays")
+    assert main(["--baseline=before", "--candidate=gone", "--metric=efficiency"]) == 1
+    assert "2 comparisons: 1 missing, 1 ok" in capsys.readouterr().out
+    assert main(["--baseline=before", "--candidate=stays", "--metric=efficiency"]) == 0
+    assert "without efficiency in the baseline, not judged (measure the base case" in capsys.readouterr().out
+
+
+def test_one_name_for_a_baseline_and_an_experiment_is_refused(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--candidate=before", "--save-baseline=same"]) == 0
+    assert main(["--baseline=before", "--candidate=same"]) == 2
+    assert "'same' is the name of different runs: say experiment:same or baseline:same" in capsys.readouterr().err
+    assert main(["--baseline=before", "--candidate=experiment:same"]) == 0
+
+
+def test_a_store_of_damaged_files_alone_is_an_environment_error(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (store / "results" / "data" / "runs").rglob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert main(["--baseline=before", "--candidate=same"]) == 3
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert "20 files cannot be read, first " in err
 
 
 @pytest.mark.parametrize(
@@ -217,7 +267,7 @@ def test_a_damaged_file_keeps_the_gate_from_saying_fine(store: Path, capsys: pyt
         (["--candidate=same", "--baseline=same"], "both 'same'"),
         (
             ["--candidate=same", "--baseline=befor"],
-            "no run of experiment or label or run 'befor'. Did you mean 'before'?",
+            "no run of experiment or label or run or baseline 'befor'. Did you mean 'before'?",
         ),
         (["--candidate=same", "--baseline=baseline:x"], "no baseline 'x'"),
         (["--candidate=same", "--baseline=before", "--threshold=5"], "--threshold is '5': give a share"),
@@ -232,6 +282,7 @@ def test_a_damaged_file_keeps_the_gate_from_saying_fine(store: Path, capsys: pyt
         (["--candidate=same", "--baseline=before", "--across=colour"], "--across colour: no such field"),
         (["--candidate=same", "--baseline=before", "--save-baseline=x"], "leave out --baseline"),
         (["--candidate=same", "--save-baseline=../x"], "a name of letters"),
+        (["--candidate=same", "--save-baseline=x", "--metric=efficiency"], "leave out --metric"),
         (["--candidate=same", "--baseline=label:l"], "share run"),
         ([], "--candidate"),
     ],
@@ -246,7 +297,14 @@ def test_bad_questions_are_one_line(
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"schema_version": 3}', '{"schema_version": 3, "machines": [], "runs": [{"machine": 4}]}']
+    "text",
+    [
+        "{",
+        "[]",
+        '{"schema_version": 3}',
+        '{"schema_version": 3, "machines": [], "runs": [{"machine": 4}]}',
+        '{"schema_version": 3, "machines": [{}], "runs": [{"machine": 0, "images_per_s": "fast"}]}',
+    ],
 )
 def test_what_is_no_baseline_is_one_line(store: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     Path("results/baselines").mkdir()

@@ -57,6 +57,7 @@ def test_the_runs_of_a_night_are_one_point(tmp_path: Path) -> None:
     assert trend.points[0].value.value == pytest.approx(64 / 0.1 / (1.0 * 1.003 * 0.998) ** (1 / 3))
     assert not trend.changes
     assert not trend.worse
+    assert trend.too_short  # to see any
 
 
 def test_what_got_better_again_is_not_worse(tmp_path: Path) -> None:

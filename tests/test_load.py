@@ -90,7 +90,10 @@ def test_runs_are_selected_by_names_days_and_expressions(tmp_path: Path) -> None
         ({"where": "images_per_s <"}, r"--where 'images_per_s <'"),
         ({"where": "images_per_s < 0"}, r"--where 'images_per_s < 0' holds for none of 2 runs"),
         ({"since": "yesterday"}, r"--since is 'yesterday': give a day as YYYY-MM-DD"),
-        ({"since": "2030-01-01"}, r"no run fits"),
+        (
+            {"since": "2030-01-01"},
+            r"no run of the days that were asked for: there are some of 2026-05-01 to 2026-05-01",
+        ),
     ],
 )
 def test_what_selects_nothing_is_one_line_with_what_there_is(

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from analysis import labels, table
@@ -404,6 +405,34 @@ def test_a_reader_that_has_seen_enough_is_no_error(store: Path) -> None:
     words = f"'{sys.executable}' -m analysis.report --results-dir={store} --format=text | head -1 >/dev/null"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {words}"], cwd=ROOT, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("table", ["iters", "telemetry"])
+def test_damage_that_shows_only_in_the_plots_is_skipped_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str
+) -> None:
+    """A column that no figure needs is read when the page is made."""
+    data = tmp_path / "data"
+    for _ in range(2):
+        add_run(data, [0.1] * 40, samples=40, hostnames=["a"])
+    newest = next((data / table).rglob("R00001.parquet"))
+    column = {"iters": "loss", "telemetry": "cpu_pct"}[table]
+    held = pq.ParquetFile(newest)
+    group = held.metadata.row_group(0)
+    (chunk,) = (group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == column)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content = bytearray(newest.read_bytes())
+    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    newest.write_bytes(content)
+    assert command(data, f"--output={tmp_path}/out") == 3
+    assert "R00001.parquet: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--floor=-3", "--floor=nan", "--link-gb-per-s=0"])
+def test_limits_that_limit_nothing_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    add_run(tmp_path)
+    assert command(tmp_path, flag) == 2
+    assert flag.partition("=")[0] in capsys.readouterr().err
 
 
 def test_runs_without_readable_iterations_are_told_and_left_out(

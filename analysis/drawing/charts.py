@@ -182,7 +182,9 @@ def memory(found: Sequence[Line], reasons: Mapping[str, str]) -> Plot:
 
 
 def _speedup(standing: Standing) -> str:
-    return f"<br>speed-up {standing.speedup.value:.2f}" if standing.speedup else ""
+    over_one = f"<br>speed-up {standing.speedup.value:.2f}" if standing.speedup else ""
+    node, base = standing.node_speedup, standing.node_base
+    return over_one + (f"<br>{node.value:.2f} times {inert(base.name)} on one node" if node and base else "")
 
 
 def _base(standing: Standing) -> str:
@@ -236,7 +238,10 @@ def _part_said(name: str, standing: Standing, part: str, parts: Mapping[str, flo
     value = parts.get(part)
     known = "not measured" if value is None else f"{number(value)} ms, {value / total:.1%} of {number(total)} ms"
     exposed = standing.exposed
-    extra = f"<br>exposed communication: {interval_text(exposed, '{:.1%}'.format)} of the step" if exposed else ""
+    free = standing.without_exchange
+    against = f", against {inert(free.name)}" if free else ""
+    told = interval_text(exposed, "{:.1%}".format) if exposed else ""
+    extra = f"<br>exposed communication: {told} of the step{against}" if exposed else ""
     return f"{name}<br>{part}: {known}{extra}"
 
 

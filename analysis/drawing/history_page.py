@@ -21,13 +21,17 @@ def write(
     found: Sequence[Trend], metric: Metric, rows: Sequence[Sequence[str]], told: Sequence[str], path: Path
 ) -> None:
     """Writes the page. `rows` are the table with its headings first, `told` the changes in words."""
-    headings, *cells = [[printable(cell) for cell in row] for row in rows]
+    headings, *cells = rows
+    # What a column of numbers is sorted by, in the order of the headings.
+    numbers = [
+        (None, None, len(t.points), t.levels[-1], None, None, t.changes[-1].ratio if t.changes else None) for t in found
+    ]
     text = html(
         "history.html.j2",
         title=f"{metric.title} over time",
         counts=f"{len(found)} configurations, up to {max(len(trend.points) for trend in found)} points",
         headings=headings,
-        rows=cells,
+        rows=[list(zip(texts, values, strict=True)) for texts, values in zip(cells, numbers, strict=True)],
         changes=[printable(line) for line in told],
         metric=metric.title,
         plots=[plot(trend, metric) for trend in found],
@@ -37,7 +41,7 @@ def write(
 
 def plot(trend: Trend, metric: Metric) -> Plot:
     """Points with error bars, a line for each level, and a mark where it changes."""
-    drawn = layout("", metric.name)
+    drawn = layout("night", metric.title)
     drawn["yaxis"] |= {"rangemode": "normal", **({"tickformat": ".0%"} if metric.name == EFFICIENCY else {})}
     drawn["shapes"] = [_mark(change.at, _WORSE if change.worse else _BETTER) for change in trend.changes]
     points = trend.points
@@ -50,8 +54,12 @@ def plot(trend: Trend, metric: Metric) -> Plot:
         "error_y": {
             "type": "data",
             "symmetric": False,
-            "array": shorts((point.value.high or point.value.value) - point.value.value for point in points),
-            "arrayminus": shorts(point.value.value - (point.value.low or point.value.value) for point in points),
+            "array": shorts(
+                None if (high := point.value.high) is None else high - point.value.value for point in points
+            ),
+            "arrayminus": shorts(
+                None if (low := point.value.low) is None else point.value.value - low for point in points
+            ),
         },
         "text": [inert(f"{point.experiment}: {interval_text(point.value, metric.text)}") for point in points],
         "hoverinfo": "text",
