@@ -155,12 +155,13 @@ class _Member:
                 meeting.exchange(b"")
             else:
                 self._measure(trainer, meeting)
+            # Nobody leaves while another still needs it, and who serves is watched until then.
+            meeting.exchange(b"")
         finally:
             problem = sampler.stop() if sampler else None
             log.note(peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
             if problem:
                 log.shard.update_run(null_reasons={"telemetry": problem})
-        meeting.exchange(b"")  # nobody leaves while another still needs it
         strategy.close()
         mpi.leave()
 

@@ -77,6 +77,9 @@ def test_a_run_records_all_that_it_measured(
     assert set(telemetry["rank"]) == set(range(processes))
     assert (telemetry["rss_bytes"] > 2**27).all()
     assert telemetry[telemetry["rank"] == 0]["net_rx_bytes"].notna().all()
+    if served:  # who serves is watched for as long as the others train
+        timed = iters[~iters["warmup"]]["t_start_ns"].min()
+        assert (telemetry.groupby("rank")["t_ns"].max() > timed).all()
 
     figures = last_json(done.stdout)
     assert figures["run_id"] == run["run_id"]
