@@ -20,6 +20,7 @@ from jobs.site import Site
 from jobs.slurm import JobState, SlurmRefusal
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
+_CONFIRMATION_S = 2.0
 _USUAL_REASONS = frozenset(("None", "Priority", "Resources", "BeginTime"))
 
 _STATUS = {"CANCELLED": "interrupted", "TIMEOUT": "timeout", "DEADLINE": "timeout", "OUT_OF_MEMORY": "oom"}
@@ -88,6 +89,7 @@ class Submission:
         waiting = deque(groups.items())
         wait_s = _FIRST_WAIT_S
         told: set[str] = set()
+        ending: set[str] = set()
         while waiting or self._live:
             while waiting and len(self._live) < max_queued:
                 name, group = waiting.popleft()
@@ -97,19 +99,22 @@ class Submission:
                     yield from ((run, {"status": "failed", "error": str(refusal)}, True) for run in group)
             before = len(told), len(self._live)
             for job, state in self._look():
+                # A job that is requeued may look ended, or be unknown, for a moment: two looks in a row must say so.
+                over = state.hopeless or (state.ended and job.number in ending)
+                (ending.add if state.ended else ending.discard)(job.number)
                 said = sections(Path(job.output))
                 for task in job.tasks:
                     found = said.get(task)
                     good = found is not None and found["status"] == "ok"
-                    if task in runs and task not in told and (good or state.ended):
+                    if task in runs and task not in told and (good or over):
                         told.add(task)
                         yield runs[task], found or _never_began(job, state), state.hopeless
-                if state.ended:
+                if over:
                     del self._live[job.number]
             changed = before != (len(told), len(self._live))
             wait_s = _FIRST_WAIT_S if changed else min(_LONGEST_WAIT_S, wait_s * 1.5)
             if self._live:
-                time.sleep(wait_s)
+                time.sleep(max(wait_s, _CONFIRMATION_S) if ending & {*self._live} else wait_s)
 
     def _submit(self, name: str, runs: Sequence[Run]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
