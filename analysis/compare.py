@@ -43,8 +43,7 @@ class Options:
 def compare(options: Options) -> int:
     """Prints a table for each metric and what changed. Returns 0, or 3 when files had to be left out."""
     from analysis import sides
-    from analysis.gate import why_none
-    from analysis.metrics import metric_named
+    from analysis.metrics import metric_named, why_none
     from analysis.provenance import changes, told
     from analysis.scaling import RATE
 
@@ -93,9 +92,8 @@ def _table(metric: Metric, first: Side, second: Side, pairs: Pairs) -> Table:
     table.add_column("ratio", min_width=len("not significant (0.000 to 0.000)"))
     for one, mine, other in both:
         change = other.over(mine, corrected(LEVEL, len(both)))
-        table.add_row(
-            escape(one.title), metric.text(mine.value().value), metric.text(other.value().value), _told(change)
-        )
+        before, after = (metric.text(each.value().value) for each in (mine, other))
+        table.add_row(escape(printable(one.title)), before, after, _told(change))
     return table
 
 

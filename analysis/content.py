@@ -11,7 +11,8 @@ from analysis import diagnosis, findings, labels, provenance, table
 from analysis.configurations import Configuration, configurations
 from analysis.load import Results
 from analysis.scaling import Standing, standings
-from analysis.text import printable
+from analysis.text import printable, some
+from analysis.words import count
 
 _VALUES = 5
 """Of a field that differs, as many are shown."""
@@ -52,7 +53,7 @@ class Content:
     @property
     def counts(self) -> str:
         """One line: how many runs there are."""
-        runs = f"{_count(len(self.results.runs), 'run')} of {_count(len(self.standings), 'configuration')}"
+        runs = f"{count(len(self.results.runs), 'run')} of {count(len(self.standings), 'configuration')}"
         return f"{runs}, {self.num_failed} failed" if self.failures else runs
 
 
@@ -84,15 +85,11 @@ def gather(results: Results, *, floor: float, link_gb_per_s: float | None) -> Co
     )
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
 def _skipped(results: Results) -> list[str]:
     number = len(results.skipped)
     return (
         [
-            f"{_count(number, 'file')} of the store could not be read and {'is' if number == 1 else 'are'} missing "
+            f"{count(number, 'file')} of the store could not be read and {'is' if number == 1 else 'are'} missing "
             "from all figures (named below)."
         ]
         if number
@@ -117,8 +114,7 @@ def _differing(machines: Sequence[dict[str, Any]]) -> list[str]:
     for name in names:
         values = sorted({str(each.get(name, "unknown")) for each in machines})
         if len(values) > 1:
-            more = f" and {len(values) - _VALUES} more" if len(values) > _VALUES else ""
-            lines.append(f"{name}: {printable(', '.join(values[:_VALUES]))}{more}")
+            lines.append(f"{name}: {printable(some(values, _VALUES))}")
     return lines
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from analysis.configurations import Configuration
 from analysis.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, AnalysisError
 from analysis.files import Skipped
-from analysis.metrics import EFFICIENCY, Metric, metric_named
+from analysis.metrics import EFFICIENCY, Metric, metric_named, why_none
 from analysis.provenance import changes, told
 from analysis.samples import Samples, samples
 from analysis.scaling import BASE_STRATEGY
 from analysis.sides import Pairs, Sides, matched
 from analysis.stats import Interval
+from analysis.text import some
 from analysis.verdicts import Verdict, judge
 
 _SHOWN = 10
@@ -140,12 +141,12 @@ def _notes(loaded: Sides, pairs: Pairs, comparisons: int) -> Iterable[str]:
     met = {other.key for _, other in pairs if other}
     new = [one.title for one in candidate.configurations if one.key not in met]
     if new:
-        yield f"not in the baseline, not judged: {_some(new)}"
+        yield f"not in the baseline, not judged: {some(new, _SHOWN, '; ')}"
     void = [one.title for one, _ in pairs if not one.run_ids]
     if void:
-        yield f"without a good run in the baseline, not judged: {_some(void)}"
+        yield f"without a good run in the baseline, not judged: {some(void, _SHOWN, '; ')}"
     if loaded.skipped:
-        yield f"files that could not be read: {_some([str(skipped) for skipped in loaded.skipped])}"
+        yield f"files that could not be read: {some([str(skipped) for skipped in loaded.skipped], _SHOWN, '; ')}"
 
 
 def _unjudged(questions: Sequence[_Question], pairs: Pairs) -> Iterable[str]:
@@ -155,17 +156,4 @@ def _unjudged(questions: Sequence[_Question], pairs: Pairs) -> Iterable[str]:
         lacking = [one for one, other in pairs if one.run_ids and other and one.key not in question.ours]
         names = [one.title for one in lacking if metric.name != EFFICIENCY or one.setup["strategy"] != BASE_STRATEGY]
         if names:
-            yield f"without {metric.name} in the baseline, not judged{why_none(metric)}: {_some(names)}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return "; ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
-def why_none(metric: Metric) -> str:
-    """The usual reason for a metric that no run has."""
-    return (
-        " (measure the base case, strategy single, as well, and leave it in what is asked for)"
-        if metric.name == EFFICIENCY
-        else ""
-    )
+            yield f"without {metric.name} in the baseline, not judged{why_none(metric)}: {some(names, _SHOWN, '; ')}"

@@ -45,9 +45,8 @@ class Options:
 def history(options: Options) -> int:
     """Prints the table, writes the page and returns the exit code."""
     from analysis.drawing.history_page import write
-    from analysis.gate import why_none
     from analysis.load import Results
-    from analysis.metrics import metric_named
+    from analysis.metrics import metric_named, why_none
     from analysis.trends import trends
 
     metric = metric_named(options.metric)

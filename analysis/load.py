@@ -23,6 +23,7 @@ from analysis.errors import AnalysisError, DamagedStore, NewerSchema
 from analysis.files import Skipped
 from analysis.options import RESULTS_DIR, Selection
 from analysis.tables import Foreign, Tables
+from analysis.text import some
 from results.schema import COMPARABLE_FIELDS, RUN_TABLES, SCHEMA_VERSION, comparability_key
 
 MACHINE = (
@@ -241,8 +242,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> AnalysisError:
     names = sorted({*known} - {"None"})
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    return AnalysisError(f"no run of {what} {name!r}.{hint} There are: {shown or 'none'}")
+    return AnalysisError(f"no run of {what} {name!r}.{hint} There are: {some(names, _SHOWN) or 'none'}")
 
 
 def _day(flag: str, text: str | None) -> str | None:

@@ -58,3 +58,10 @@ def metric_named(name: str) -> Metric:
     if name not in METRICS:
         raise AnalysisError(f"--metric {name}: no such metric. There are: {', '.join(METRICS)}")
     return METRICS[name]
+
+
+def why_none(metric: Metric) -> str:
+    """The usual reason for a metric that no run has, to stand behind what is said of it."""
+    if metric.name != EFFICIENCY:
+        return ""
+    return " (measure the base case, strategy single, as well, and leave it in what is asked for)"

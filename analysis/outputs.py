@@ -15,6 +15,7 @@ from analysis.markdown import points, rows
 from analysis.stats import Interval
 from analysis.text import printable
 from analysis.verdicts import Verdict
+from analysis.words import count
 
 _STYLES = {
     Verdict.OK: "green",
@@ -73,8 +74,8 @@ def in_order(gate: Gate) -> list[Line]:
 def summary(gate: Gate) -> str:
     """One line."""
     counts = ", ".join(f"{gate.count(verdict)} {verdict.value}" for verdict in _ORDER if gate.count(verdict))
-    skipped = f"; {len(gate.skipped)} files could not be read" if gate.skipped else ""
-    return f"{len(gate.lines)} comparison{'' if len(gate.lines) == 1 else 's'}: {counts}{skipped}"
+    skipped = f"; {count(len(gate.skipped), 'file')} could not be read" if gate.skipped else ""
+    return f"{count(len(gate.lines), 'comparison')}: {counts}{skipped}"
 
 
 def json_text(gate: Gate) -> str:

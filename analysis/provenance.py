@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from analysis.text import some
+
 NAMES = ("hostname", "git_commit", "git_dirty")
 """They differ between any two sets of runs and say little by themselves, so they are told last."""
 
@@ -61,9 +63,4 @@ def _values(texts: Iterable[str]) -> dict[str, str]:
     for text in {*texts}:
         for name, value in machine(text).items():
             found.setdefault(name, set()).add(str(value))
-    return {name: _shown(sorted(values)) for name, values in found.items()}
-
-
-def _shown(values: list[str]) -> str:
-    few = ", ".join(values[:_SHOWN])
-    return few if len(values) <= _SHOWN else f"{few} and {len(values) - _SHOWN} more"
+    return {name: some(sorted(values), _SHOWN) for name, values in found.items()}

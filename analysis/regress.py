@@ -11,7 +11,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from analysis.command import console, name_skipped, perform
+from analysis.command import console, name_skipped, perform, say
 from analysis.errors import AnalysisError
 from analysis.options import Selection, Words
 
@@ -81,6 +81,7 @@ def regress(options: Options) -> int:
 
 def _save(options: Options) -> int:
     from analysis import baselines, sides
+    from analysis.words import count
 
     for flag in ("baseline", "metric", "across", "json", "junit", "markdown"):
         if getattr(options, flag):
@@ -92,7 +93,7 @@ def _save(options: Options) -> int:
     print(f"{path}: {len(side.configurations)} configurations, {good} good runs of {len(side.runs)}")
     for one in side.configurations:
         if len(one.run_ids) < 2:  # noqa: PLR2004
-            print(f"Warning: {len(one.run_ids)} good run(s), with which nothing can be judged: {one.title}")
+            say(f"Warning: {count(len(one.run_ids), 'good run')}, with which nothing can be judged: {one.title}")
     return name_skipped(PROG, loaded.skipped)
 
 

@@ -79,10 +79,11 @@ def load(
         results = Results(selection, keep, step_times=step_times)
         skipped += results.skipped
         for name, run_ids in named.items():
+            if not run_ids:
+                frames[name] = _fitting(baselines.read(name, baselines_dir), selection)
+                continue
             chosen = [run_id in run_ids for run_id in results.runs["run_id"].tolist()]
-            only_saved = not run_ids and baselines.exists(name, baselines_dir)
-            saved = _fitting(baselines.read(name, baselines_dir), selection) if only_saved else None
-            frames[name] = results.runs[chosen].reset_index(drop=True) if saved is None else saved
+            frames[name] = results.runs[chosen].reset_index(drop=True)
     _check(frames)
     return Sides([Side(name, frames[name], configurations(frames[name])) for name in names], skipped)
 

@@ -12,7 +12,7 @@ from analysis import labels
 from analysis.metrics import gib, number
 from analysis.scaling import RATE, Standing
 from analysis.stats import Interval
-from analysis.text import printable
+from analysis.text import printable, some
 
 HEADINGS = (
     "workload",
@@ -31,6 +31,9 @@ HEADINGS = (
 
 TEXT_COLUMNS = 2
 """The first ones, which hold words."""
+
+_SHOWN = 10
+"""Names in a note."""
 
 Cell = tuple[str, float | None]
 """What is shown, and the number that it is sorted by; None for words and for what is unknown."""
@@ -96,7 +99,7 @@ def notes(standings: Sequence[Standing]) -> list[str]:
     ]
     if bases:
         shown = [f"{name} ({runs} run{'' if runs == 1 else 's'})" for name, runs in sorted(bases.items())]
-        said.append(f"base cases: {_some(shown)}.")
+        said.append(f"base cases: {some(shown, _SHOWN)}.")
     served = [
         f"{one.efficiency_with_servers.value:.0%} for {one.configuration.name}"
         for one in standings
@@ -105,7 +108,7 @@ def notes(standings: Sequence[Standing]) -> list[str]:
     if served:
         said.append(
             "parameter servers (PS) are processes besides the workers, on the same cores where all run on one machine, "
-            f"on hosts of their own elsewhere. Counting each as a device, the efficiency is {_some(served)}."
+            f"on hosts of their own elsewhere. Counting each as a device, the efficiency is {some(served, _SHOWN)}."
         )
     if any(setup["scaling"] == "strong" for setup in setups) and any(setup["scaling"] == "weak" for setup in setups):
         said.append("'images a device' is weak scaling, 'images in all' strong scaling.")
@@ -120,11 +123,3 @@ def notes(standings: Sequence[Standing]) -> list[str]:
     if any(one.configuration.failures for one in standings):
         said.append("failed runs are counted and never averaged in.")
     return said
-
-
-_SHOWN = 10
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _DIGITS = 5
 
@@ -16,6 +16,12 @@ def printable(text: object) -> str:
 def inert(text: object) -> str:
     """For plotly, which reads some HTML in its labels. The page's script undoes it for CSV."""
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def some(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """The first names of a list, and how many there are besides."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
 
 
 def short(value: float | None) -> float | None:

@@ -211,7 +211,7 @@ def test_a_damaged_file_keeps_the_gate_from_saying_fine(store: Path, capsys: pyt
     (store / "results" / "data" / "runs" / "date=2026-05-01" / "broken.parquet").write_text("?")
     assert main(["--baseline=before", "--candidate=same"]) == 5
     captured = capsys.readouterr()
-    assert "2 comparisons: 2 ok; 1 files could not be read" in captured.out
+    assert "2 comparisons: 2 ok; 1 file could not be read" in captured.out
     assert "broken.parquet" in captured.err
     assert main(["--baseline=before", "--candidate=same", "--json=g.json"]) == 5
     held = json.loads(Path("g.json").read_text())

@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from analysis import table
@@ -55,7 +54,7 @@ def html(template: str, *, title: str, counts: str, **values: object) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: value if isinstance(value, Markup) else printable(value),
+        finalize=lambda value: value if hasattr(value, "__html__") else printable(value),
     )
     scripts = [_as_parsed(text) for text in (get_plotlyjs(), (_TEMPLATES / "page.js").read_text(encoding="utf-8"))]
     return environment.get_template(template).render(
