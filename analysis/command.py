@@ -12,13 +12,13 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from analysis.errors import EXIT_ENVIRONMENT, EXIT_OK, EXIT_USAGE, AnalysisError
+from analysis.errors import AnalysisError
 from analysis.text import printable
 from results.command_line import Refused, parse
+from results.exit_codes import ExitCode
 
 T = TypeVar("T")
 
-EXIT_SIGINT = 130
 
 WIDTH = 140
 """Columns of a table in a log file: the 80 that are usual there would cut it."""
@@ -35,12 +35,12 @@ def perform(prog: str, options: type[T], argv: Sequence[str], work: Callable[[T]
     except BrokenPipeError:
         # Whoever read our output has seen enough ('| head'); what is still buffered must not raise again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+        return ExitCode.OK
     except OSError as error:
         where = f" {str(error.filename)!r}" if error.filename is not None else ""
-        return _complain(prog, f"cannot read or write{where}: {error.strerror or error}", EXIT_USAGE)
+        return _complain(prog, f"cannot read or write{where}: {error.strerror or error}", ExitCode.USAGE)
     except KeyboardInterrupt:
-        return _complain(prog, "interrupted", EXIT_SIGINT)
+        return _complain(prog, "interrupted", ExitCode.SIGINT)
 
 
 class _Console(Console):
@@ -63,9 +63,9 @@ def say(line: str) -> None:
 
 def name_skipped(prog: str, skipped: Iterable[object]) -> int:
     """Names the files that were left out on standard error; the exit code that says whether there are any."""
-    code = EXIT_OK
+    code: int = ExitCode.OK
     for each in skipped:
-        code = _complain(prog, f"skipped {each}", EXIT_ENVIRONMENT)
+        code = _complain(prog, f"skipped {each}", ExitCode.ENVIRONMENT)
     return code
 
 

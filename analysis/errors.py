@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-EXIT_OK, EXIT_REGRESSION, EXIT_USAGE, EXIT_ENVIRONMENT, EXIT_INCONCLUSIVE = 0, 1, 2, 3, 5
+from results.exit_codes import ExitCode
 
 
 class AnalysisError(Exception):
     """The store holds no answer to the question."""
 
-    exit_code = EXIT_USAGE
+    exit_code = ExitCode.USAGE
 
 
 class DamagedStore(AnalysisError):
     """What was asked for may have been in files that cannot be read."""
 
-    exit_code = EXIT_ENVIRONMENT
+    exit_code = ExitCode.ENVIRONMENT
 
 
 class NewerSchema(AnalysisError):
     """The rows were written by a TrainScale that knows more than this one."""
 
-    exit_code = EXIT_ENVIRONMENT
+    exit_code = ExitCode.ENVIRONMENT

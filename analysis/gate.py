@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.configurations import Configuration
-from analysis.errors import EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, AnalysisError
+from analysis.errors import AnalysisError
 from analysis.files import Skipped
 from analysis.metrics import EFFICIENCY, Metric, metric_named, why_none
 from analysis.provenance import changes, told
@@ -16,6 +16,7 @@ from analysis.sides import Pairs, Sides, matched
 from analysis.stats import Interval
 from analysis.text import some
 from analysis.verdicts import Verdict, judge
+from results.exit_codes import ExitCode
 
 _SHOWN = 10
 """Names in a note."""
@@ -60,8 +61,8 @@ class Gate:
         """1 when something regressed or is missing, 5 when something is inconclusive, else 0. A gate that could not
         read all of it has not seen that nothing is wrong."""
         if any(line.verdict in _ALARMS for line in self.lines):
-            return EXIT_REGRESSION
-        return EXIT_INCONCLUSIVE if self.count(Verdict.INCONCLUSIVE) or self.skipped else EXIT_OK
+            return ExitCode.REGRESSION
+        return ExitCode.INCONCLUSIVE if self.count(Verdict.INCONCLUSIVE) or self.skipped else ExitCode.OK
 
 
 @dataclass(frozen=True, kw_only=True)

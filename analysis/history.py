@@ -14,9 +14,10 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes
 
 from analysis.command import console, name_skipped, perform
-from analysis.errors import EXIT_REGRESSION, AnalysisError
+from analysis.errors import AnalysisError
 from analysis.options import Selection
 from analysis.text import printable
+from results.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from analysis.metrics import Metric
@@ -62,7 +63,7 @@ def history(options: Options) -> int:
     write(found, metric, [HEADINGS, *(cells(trend, metric) for trend in found)], lines, path)
     print(f"Plots: {path.resolve()}")
     damaged = name_skipped(PROG, results.skipped)
-    return EXIT_REGRESSION if any(trend.worse for trend in found) else damaged
+    return ExitCode.REGRESSION if any(trend.worse for trend in found) else damaged
 
 
 def told(found: Sequence[Trend], metric: Metric) -> list[str]:

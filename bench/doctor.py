@@ -31,12 +31,13 @@ from bench import __version__, checks, probes, provenance
 from bench.checks import Check, Verdict
 from bench.clock import Clock
 from bench.config import OutputConfig
-from bench.errors import EnvironmentFault, ExitCode
+from bench.errors import EnvironmentFault
 from bench.probes import Answer
 from bench.telemetry import Gpus
 from jobs import launchers, mpi
 from jobs.cluster import ClusterEnv, ClusterError
 from jobs.rendezvous import Rendezvous
+from results.exit_codes import ExitCode
 from strategies import horovod
 
 if sys.version_info >= (3, 11):

@@ -7,21 +7,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from enum import IntEnum
 
-
-class ExitCode(IntEnum):
-    """0 fine, 1 regression, 2 usage, 3 environment, 4 workload, 5 inconclusive, 124 timeout, 130/143 interrupted."""
-
-    OK = 0
-    REGRESSION = 1
-    USAGE = 2
-    ENVIRONMENT = 3
-    WORKLOAD = 4
-    INCONCLUSIVE = 5
-    TIMEOUT = 124
-    SIGINT = 130
-    SIGTERM = 143
+from results.exit_codes import ExitCode
 
 
 class BenchError(Exception):

@@ -7,11 +7,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from bench import frameworks, output, provenance
-from bench.errors import ExitCode
 from bench.plan import Plan
-from bench.record import Ending, conclude
 from bench.summary import summarise
 from bench.telemetry import Gpus
+from results.exit_codes import ExitCode
+from results.record import Ending, conclude
 from results.store import Shard, ShardContent, Store
 
 RUN_ID = "TRAINSCALE_RUN_ID"

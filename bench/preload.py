@@ -21,9 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import frameworks
-from bench.errors import EnvironmentFault, ExitCode
+from bench.errors import EnvironmentFault
 from bench.run import main as run_main
 from jobs.launch import die_with_launcher
+from results.exit_codes import ExitCode
 
 
 def keep_numpy_single_threaded() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.measure import NanosecondClock
-from bench.record import rank_shard
+from results.record import rank_shard
 from results.store import Shard, Store
 
 _UNTIMED = ("start", "finish")

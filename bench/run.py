@@ -13,9 +13,10 @@ from functools import partial
 
 from bench import frameworks
 from bench.config import parse
-from bench.errors import BenchError, ExitCode, UsageError
+from bench.errors import BenchError, UsageError
 from jobs import launchers
 from jobs.cluster import LAUNCHER_PID, ClusterEnv, ClusterError
+from results.exit_codes import ExitCode
 from results.store import StoreError
 
 

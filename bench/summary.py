@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.record import Tables
+from results.record import Tables
 
 _IDENTITY = (
     *("run_id", "experiment", "label", "sweep_task", "status", "exit_code", "error", "failed_rank", "failed_phase"),

@@ -29,10 +29,10 @@ from bench.lifecycle import RUN_ID, describe_run, finish
 from bench.placement import cores_of_each, gpus_of_each, look
 from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
 from bench.provenance import cgroup_cores
-from bench.record import RUN_SHARD, Ending, rank_shard
 from bench.telemetry import Gpus
 from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, SCRATCH, STARTED_NS, ClusterEnv
 from jobs.launch import GRACE_S, STOP_SIGNALS, Outcome, Worker, free_ports, launch
+from results.record import RUN_SHARD, Ending, rank_shard
 from results.store import ShardContent, Store, new_run_id
 from strategies import load
 from strategies.base import Strategy

@@ -20,8 +20,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench.errors import BenchError, ExitCode, UsageError
+from bench.errors import BenchError, UsageError
 from bench.preload import keep_numpy_single_threaded, prepare, run_in_fork
+from results.exit_codes import ExitCode
 from results.store import Store, StoreError, new_run_id
 from strategies import STRATEGIES, load
 

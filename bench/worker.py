@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from bench import __version__, frameworks, output, provenance
 from bench.clock import Clock
 from bench.config import RunConfig
-from bench.errors import BenchError, EnvironmentFault, ExitCode, UsageError
+from bench.errors import BenchError, EnvironmentFault, UsageError
 from bench.evidence import Evidence, digest, project
 from bench.lifecycle import RUN_ID
 from bench.measure import measure
@@ -31,6 +31,7 @@ from jobs import mpi
 from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, SCRATCH, STARTED_NS, ClusterEnv, ClusterError
 from jobs.launch import die_with_launcher
 from jobs.rendezvous import PeerGone, Rendezvous
+from results.exit_codes import ExitCode
 from results.store import Store
 from strategies.base import Steps, Trainer
 

@@ -31,10 +31,9 @@ from jobs.slurm import SlurmFault
 from jobs.submission import Submission, grouped
 from results import command_line
 from results.command_line import Refused
+from results.exit_codes import ExitCode
 from results.schema import RUN_TABLES, SCHEMA_VERSION
 from results.store import Store, StoreError, new_run_id
-
-EXIT_OK, EXIT_WORKLOAD, EXIT_SIGINT = 0, 4, 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +147,7 @@ def conclude(failed: int, total: int, console: Console) -> int:
     """The last line and the exit code."""
     if failed:
         console.print(f"{failed} of {total} runs failed", markup=False)
-    return EXIT_WORKLOAD if failed else EXIT_OK
+    return ExitCode.WORKLOAD if failed else ExitCode.OK
 
 
 def submit_all(runs: Sequence[Run], options: Options, argv: Sequence[str], console: Console) -> int:
@@ -200,7 +199,7 @@ def record_unheard(store: Store, run: Run, experiment: str, figures: Figures) ->
         "started_at": now,
         "ended_at": now,
         "status": figures["status"],
-        "exit_code": EXIT_WORKLOAD,
+        "exit_code": ExitCode.WORKLOAD,
         "error": figures["error"],
         **{name: flags.get(name) for name in ("strategy", "model", "dataset", "precision")},
         "num_nodes": run.configuration.nodes,
@@ -236,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"{done} of {len(everything)} runs of experiment {options.name!r} are done already")
         if options.dry_run:
             describe(runs, options, argv)
-            return EXIT_OK
+            return ExitCode.OK
         if options.submit:
             return submit_all(runs, options, argv, console)
         return run_all(runs, sweep, options, console)
@@ -245,7 +244,7 @@ def main(argv: Sequence[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("jobs.sweep: interrupted; finished runs are kept, the same command continues", file=sys.stderr)
-        return EXIT_SIGINT
+        return ExitCode.SIGINT
 
 
 if __name__ == "__main__":

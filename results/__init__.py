@@ -1,6 +1,7 @@
 """The contract between measuring and reading.
 
 `schema` says which columns exist and what they mean; `store` puts rows on disk so that nothing measured is lost;
+`record` makes the rows of a run from what its processes left behind; `exit_codes` says what commands exit with;
 `command_line` reads flags, in one manner for every command. All other packages may import this one and it imports none.
 `data/` is the default place for results, `baselines/` holds the references that a gate compares with.
 """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ RANKS = (
     Column("exit_code", "int64", "what the process ended with; null when it left no word"),
     Column("error", "string", "one line; null when ok"),
     Column("phase", "string", "the last phase this rank entered"),
+    Column("stacks", "string", "where each of its threads was when a bound passed; null where none did"),
     Column("clock_offset_ns", "int64", "already subtracted from this rank's times: its clock minus rank 0's"),
     Column("import_s", "float64", "process start to frameworks loaded"),
     Column("rendezvous_s", "float64", "devices set up and every peer met"),

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any
 
-from bench.record import RUN_SHARD, Ending, Tables, conclude, rank_shard
+from results.record import RUN_SHARD, Ending, Tables, conclude, rank_shard
 from results.store import Store
 
 RUN_ID = "20260101T000000-0000beef"

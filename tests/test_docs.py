@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from analysis.table import HEADINGS
-from bench.errors import ExitCode
 from jobs.sweep import load as load_sweep
+from results.exit_codes import ExitCode
 from results.schema import TABLES
 from strategies import STRATEGIES
 from tests.benchmark import BOUND_S, ROOT, clean_environment

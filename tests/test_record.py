@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.record import Ending, Tables, conclude
+from results.record import Ending, Tables, conclude
 from results.store import ShardContent
 
 ENDED = datetime(2026, 5, 1, 12, 0, 5, tzinfo=timezone.utc)

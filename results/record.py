@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from bench.errors import ExitCode
+from results.exit_codes import ExitCode
 from results.schema import comparability_key
 from results.store import ShardContent, join
 
