@@ -92,6 +92,11 @@ class MachineConfig:
     """First port of the local workers, one each from there on. None takes free ones."""
     timeout: float = 3600.0
     """Bound on the whole run [s]; then every process is ended, exit 124."""
+    rendezvous_timeout: float = 300.0
+    """Bound on loading the framework, and on meeting all other processes [s]; exit 124 names who is missing."""
+    step_timeout: float | None = None
+    """Bound on one iteration [s], and ten times as long on building and the first step; exit 124. None is 20 times the
+    slowest warm-up steps, at least 60."""
 
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_processes is not None:
@@ -103,8 +108,10 @@ class MachineConfig:
         last_port = (self.port_base or 1) + (self.num_processes or self.num_workers or 1) - 1
         if self.port_base is not None and not 1 <= self.port_base <= last_port <= MAX_PORT:
             raise UsageError(f"--port-base is {self.port_base}: every worker's port must be within 1 to {MAX_PORT}")
-        if not self.timeout > 0:
-            raise UsageError(f"--timeout is {self.timeout:g}: give a number of seconds above 0")
+        for name in ("timeout", "rendezvous_timeout", "step_timeout"):
+            bound_s = getattr(self, name)
+            if bound_s is not None and not bound_s > 0:
+                raise UsageError(f"{flag(name)} is {bound_s:g}: give a number of seconds above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

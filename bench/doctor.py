@@ -246,17 +246,11 @@ def consult(meeting: Rendezvous, report: Report, results_dir: Path) -> tuple[lis
 
 def examine(results_dir: Path, cluster: ClusterEnv, env: Mapping[str, str]) -> tuple[list[Report], list[Check]]:
     """Looks at this node and hears of the others: (reports, what only all together can tell). Leaves nothing behind."""
-
-    def give_up(*_: object) -> None:
-        raise ClusterError(f"not all {cluster.size} processes came within {_MEETING_S:g} s: see what the others say")
-
     with probes.own_folder(results_dir) as (own, new):
         report = Node(env, cluster, own).report()
-        signal.signal(signal.SIGALRM, give_up)
-        signal.setitimer(signal.ITIMER_REAL, _MEETING_S)
         try:
             # Only now: a process that has started MPI should start no others.
-            meeting = Rendezvous(cluster if cluster.meeting_points else mpi.locate(cluster, env))
+            meeting = Rendezvous(cluster if cluster.meeting_points else mpi.locate(cluster, env), _MEETING_S)
             reports, joint = consult(meeting, report, results_dir)
             shutil.rmtree(own, ignore_errors=True)
             meeting.exchange(b"")
@@ -266,8 +260,6 @@ def examine(results_dir: Path, cluster: ClusterEnv, env: Mapping[str, str]) -> t
             mpi.leave()
         except ClusterError as error:
             return [report], [Check("processes meet", "fail", *checks.told(error, "see what the others say"))]
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
     return reports, joint
 
 

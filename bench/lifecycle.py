@@ -83,7 +83,8 @@ def finish(store: Store, run_id: str, shards: list[ShardContent], ending: Ending
     else:
         store.commit(run_id, run_row["started_at"], tables)
     if run_row["status"] != "ok":
-        rank, phase = run_row["failed_rank"], run_row["failed_phase"]
-        output.complain(f"rank {rank} in {phase}: {run_row['error']}" if rank is not None else run_row["error"])
+        rank, error = run_row["failed_rank"], run_row["error"]
+        known = rank is None or f"rank {rank} " in error
+        output.complain(error if known else f"rank {rank} in {run_row['failed_phase']}: {error}")
     output.print_summary(summarise(tables), as_json=as_json)
     return int(run_row["exit_code"])

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from bench.measure import NanosecondClock
 from results.record import rank_shard
 from results.store import Shard, Store
 
-_UNTIMED = ("start", "finish")
+_UNTIMED = ("start", "serve", "finish", "leave")
 
 
 class RankLog:
     """The fields of one row of `ranks`: kept here, and in the rank's shard as soon as the run's id is known."""
 
-    def __init__(self, clock: NanosecondClock, started_ns: int) -> None:
+    def __init__(self, clock: NanosecondClock, started_ns: int, on_enter: Callable[[str], None]) -> None:
         self.fields: dict[str, Any] = {}
         self.phase = "start"
         self._clock = clock
+        self._on_enter = on_enter
         self._start_ns = self._phase_ns = started_ns
         self._knows_start = True
         self._shard: Shard | None = None
@@ -39,6 +41,7 @@ class RankLog:
 
     def enter(self, phase: str) -> None:
         """Ends one phase and begins another; the ended phase's time is noted."""
+        self._on_enter(phase)
         now = self._clock.now_ns()
         ended = {f"{self.phase}_s": (now - self._phase_ns) / 1e9} if self.phase not in _UNTIMED else {}
         if self.phase != "start":

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import import_module
+from pathlib import Path
 
 from bench import output
 from bench.clock import Clock
@@ -32,6 +33,7 @@ from bench.provenance import cgroup_cores
 from bench.telemetry import Gpus
 from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, SCRATCH, STARTED_NS, ClusterEnv
 from jobs.launch import GRACE_S, STOP_SIGNALS, Outcome, Worker, free_ports, launch
+from jobs.watchdog import Watchdog
 from results.record import RUN_SHARD, Ending, rank_shard
 from results.store import ShardContent, Store, new_run_id
 from strategies import load
@@ -40,8 +42,12 @@ from strategies.base import Strategy
 _FRAMEWORK_CHATTER = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before|\d{4}-\d\d-\d\d [\d:.]+: [IWE] ")
 """Lines that TensorFlow logs in every run, in good and in bad ones."""
 
-_SHARD_PATIENCE_S = 15.0
-"""How long rank 0 waits for the last words of ranks elsewhere to appear in a shared results directory."""
+_SHARD_PATIENCE_S = 7.0
+"""How long rank 0 waits for the last words of ranks elsewhere to appear in a shared results directory. With the other
+waits that follow a bound that passed, all has ended 15 s after it."""
+
+_NAMED = 8
+"""Processes that a message names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,14 +199,17 @@ def supervise(
             describe_run(shard, store, plan, env, gpus)
             import_module("pyarrow.parquet")
 
+    machine = plan.config.machine
     with tempfile.TemporaryDirectory(prefix="trainscale-", ignore_cleanup_errors=True) as scratch:
+        ranks = [member.rank for member in launch_plan.members]
         outcome = launch(
             _workers(launch_plan, argv, {**env, SCRATCH: scratch}, run_id, in_fork=in_fork),
-            timeout_s=plan.config.machine.timeout,
+            timeout_s=machine.timeout,
+            watchdog=Watchdog(Path(scratch), ranks, machine.rendezvous_timeout),
             on_stderr=on_stderr,
             on_started=while_they_start,
         )
-    ending = _ending(outcome, plan.config.machine.timeout, last_words)
+    ending = _ending(outcome, machine.timeout, last_words)
     if shard is None:
         _speak_for(launch_plan.members[0], ending)
         if ending.exit_code:
@@ -213,29 +222,31 @@ def supervise(
 
 def _speak_for(member: ClusterEnv, ending: Ending) -> None:
     """Says why a worker ended that could not say so itself. Only whoever started rank 0 writes the record."""
-    code = ending.exit_codes[member.rank]
-    known = [task.address for rank, task in enumerate(member.tasks) if rank != member.rank and task.address]
-    others = ", ".join(known) or next(iter(member.meeting_points), None) or "asked by MPI"
-    if ending.timeout_s is not None:
+    rank = member.rank
+    seen = ending.of(rank, {})
+    if rank in ending.overdue:
+        known = [task.address for other, task in enumerate(member.tasks) if other != rank and task.address]
+        others = ", ".join(known[:_NAMED]) or next(iter(member.meeting_points), None) or "asked by MPI"
         output.complain(
-            f"rank {member.rank}{_at(member)}: not finished after {ending.timeout_s:g} s. Look whether the "
-            f"others run and can be reached ({others}), or raise --timeout"
+            f"rank {rank}{_at(member)}: {seen['error']}. Look whether the others run and can be reached ({others}), or "
+            "raise the bound"
         )
-    elif ending.signum is None and code < 0:
-        output.complain(f"rank {member.rank}{_at(member)} was killed by {signal.Signals(-code).name}")
+    elif seen.get("status") == "lost" and ending.exit_codes[rank] < 0:
+        output.complain(f"rank {rank}{_at(member)} {seen['error']}")
 
 
 def _let_rank_zero_record(store: Store, rank: int, outcome: Outcome, ending: Ending) -> None:
-    """Adds how the worker was lost, if it could not say so itself, and returns when the run is recorded, or in time.
+    """Adds what was seen of the worker, and returns when the run is recorded, or in time.
 
     What srun --kill-on-bad-exit and mpirun do when a task fails would cost the record: they kill the others at once.
     """
     ours = {"pid": outcome.pids.get(rank), "hostname": socket.gethostname()}
     if not (run_id := store.open_run(rank_shard(rank), **ours)):
         return
-    if ending.signum is None and ending.timeout_s is None and (lost := ending.how_lost(rank)):
+    if ending.signum is None:
+        said = next(shard.rank for shard in store.read_shards(run_id) if shard.name == rank_shard(rank))
         shard = store.open_shard(run_id, rank_shard(rank))
-        shard.update_rank(status="lost", error=lost, exit_code=128 - ending.exit_codes[rank])
+        shard.update_rank(**ending.of(rank, said))
         shard.close()
     deadline = time.monotonic() + GRACE_S + _SHARD_PATIENCE_S
     while store.open_run(rank_shard(rank), **ours) and time.monotonic() < deadline:
@@ -246,14 +257,30 @@ def _at(member: ClusterEnv) -> str:
     return f" ({member.task.address})" if member.task.address else ""
 
 
+_FLAGS = {
+    **dict.fromkeys(("start", "import", "rendezvous"), " (--rendezvous-timeout)"),
+    **dict.fromkeys(("build", "trace", "warmup", "timed", "finish"), " (--step-timeout)"),
+}
+"""Phase -> what sets its bound."""
+
+
 def _ending(outcome: Outcome, timeout_s: float, last_words: Mapping[int, str]) -> Ending:
     first = outcome.first_failure
+    overdue = {
+        rank: f"no progress for {due.bound_s:g} s in {due.phase}{_FLAGS.get(due.phase, '')}"
+        for rank, due in outcome.overdue.items()
+    }
+    if outcome.timed_out:
+        overdue = dict.fromkeys(outcome.told, f"not finished after {timeout_s:g} s (--timeout)")
     return Ending(
         exit_codes=outcome.exit_codes,
         first_failed=first[0] if first else None,
-        timeout_s=timeout_s if outcome.timed_out else None,
         signum=outcome.signum,
         last_words=last_words,
+        overdue=overdue,
+        told=list(outcome.told),
+        stopped=[rank for rank, found in outcome.told.items() if found.stopped],
+        stacks={rank: found.stacks for rank, found in outcome.told.items() if found.stacks},
     )
 
 

@@ -11,14 +11,17 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from bench import __version__, frameworks, output, provenance
+from bench.agreement import compare
+from bench.bounds import Bounds
 from bench.clock import Clock
 from bench.config import RunConfig
-from bench.errors import BenchError, EnvironmentFault, UsageError
+from bench.errors import BenchError
 from bench.evidence import Evidence, digest, project
 from bench.lifecycle import RUN_ID
 from bench.measure import measure
@@ -27,10 +30,10 @@ from bench.ranklog import RankLog
 from bench.telemetry import Gpus, ProcessSampler, Sampler
 from bench.workloads import workload
 from bench.workloads.arithmetic import forward_flops
-from jobs import mpi
+from jobs import mpi, watchdog
 from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, SCRATCH, STARTED_NS, ClusterEnv, ClusterError
 from jobs.launch import die_with_launcher
-from jobs.rendezvous import PeerGone, Rendezvous
+from jobs.rendezvous import PeerGone, PeerLate, Rendezvous
 from results.exit_codes import ExitCode
 from results.store import Store
 from strategies.base import Steps, Trainer
@@ -49,6 +52,8 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoRet
     die_with_launcher(int(env[LAUNCHER_PID]))
     # TensorFlow writes the code that it makes of a step, and would remove it where this process ends without it.
     tempfile.tempdir = env[SCRATCH]
+    scratch = Path(env[SCRATCH])
+    watchdog.answer(scratch, cluster.rank)
     clock = Clock()
     gpus = Gpus(env)
     cores = sorted(os.sched_getaffinity(0))
@@ -57,7 +62,13 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoRet
     cores_per_device = len(cores) / max(1, strategy.local_replicas)
     plan = resolve(config, strategy, cores_per_device=cores_per_device, num_cores=len(cores))
     store = Store(config.output.results_dir)
-    log = RankLog(clock, int(env[STARTED_NS]))
+    bounds = Bounds(
+        config.machine,
+        watchdog.Deadline(scratch, cluster.rank),
+        num_batches=plan.schedule.num_batches_per_iter,
+        synchronous=strategy.synchronous,
+    )
+    log = RankLog(clock, int(env[STARTED_NS]), on_enter=bounds.enter)
     log.note(
         rank=cluster.rank,
         role=strategy.cluster.task.role,
@@ -72,7 +83,7 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoRet
     if run_id is not None:
         log.open(store, run_id, cluster.rank)
     sampled = Gpus({"CUDA_VISIBLE_DEVICES": env[SAMPLED_GPUS]}) if env.get(SAMPLED_GPUS) else None
-    member = _Member(plan, store=store, run_id=run_id, log=log, clock=clock, gpus=gpus, sampled=sampled)
+    member = _Member(plan, store=store, run_id=run_id, log=log, bounds=bounds, clock=clock, gpus=gpus, sampled=sampled)
     code = member.run()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -89,6 +100,7 @@ class _Member:
         store: Store,
         run_id: str | None,
         log: RankLog,
+        bounds: Bounds,
         clock: Clock,
         gpus: Gpus,
         sampled: Gpus | None,
@@ -97,6 +109,7 @@ class _Member:
         self._store = store
         self._run_id = run_id
         self._log = log
+        self._bounds = bounds
         self._clock = clock
         self._gpus = gpus
         self._sampled = sampled
@@ -110,6 +123,9 @@ class _Member:
         try:
             self._train()
             status, code, error = "ok", 0, None
+        except PeerLate as problem:
+            status, code = "timeout", problem.exit_code
+            error = f"{problem}; --rendezvous-timeout waits longer"
         except PeerGone as problem:
             status, code, error = "interrupted", problem.exit_code, str(problem)
         except (BenchError, ClusterError) as problem:
@@ -141,10 +157,11 @@ class _Member:
             log.forget_start()
         if not strategy.cluster.meeting_points:
             strategy.cluster = mpi.locate(strategy.cluster, os.environ)
-        self._meeting = meeting = Rendezvous(strategy.cluster)
+        self._meeting = meeting = Rendezvous(strategy.cluster, self._plan.config.machine.rendezvous_timeout)
         strategy.cluster = meeting.cluster
         self._introduce(meeting)
         strategy.connect(meeting.exchange)
+        meeting.settle()
         _stop_on_signals()  # MultiWorkerMirroredStrategy replaces the handler by one that ignores SIGTERM
         sampler = self._start_sampler()
         try:
@@ -158,6 +175,7 @@ class _Member:
                 self._measure(trainer, meeting)
             # Nobody leaves while another still needs it, and who serves is watched until then.
             meeting.exchange(b"")
+            log.enter("leave")
         finally:
             problem = sampler.stop() if sampler else None
             log.note(peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
@@ -195,6 +213,7 @@ class _Member:
             nonlocal traces
             traces = trainer.traces()
             trainer.reset_peak_memory()
+            self._bounds.wait_for_others()
             meeting.exchange(b"")  # all ranks begin together
             log.timing_begins()
 
@@ -204,6 +223,7 @@ class _Member:
 
         def keep(row: dict[str, Any], steps: Steps) -> None:
             log.shard.add_iter(row)
+            self._bounds.stepped(row)
             if evidence is not None:
                 evidence.add(steps)
             if self._rank == 0 and not row["warmup"]:
@@ -246,7 +266,7 @@ class _Member:
         # All leave that exchange at the same moment, so what their clocks say now differs by their offsets.
         clocks = [int(text) for text in meeting.exchange(str(self._clock.now_ns()).encode())]
         self._log.open(self._store, ranks[0]["run_id"], self._rank)
-        _compare(ranks)
+        compare(ranks)
         same_host = me["hostname"] == ranks[0]["hostname"]
         self._log.note(clock_offset_ns=0 if same_host else clocks[self._rank] - clocks[0])
         if self._rank == 0:
@@ -297,31 +317,6 @@ class _Member:
         why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} has no all-reduce"
         reasons = {} if all_reduce else {"actual_all_reduce": why}
         self._log.shard.update_run(actual_all_reduce=all_reduce, null_reasons=reasons)
-
-
-def _compare(ranks: Sequence[dict[str, Any]]) -> None:
-    """Raises for the first rank that is not of rank 0's kind."""
-    first = ranks[0]
-    for rank, said in enumerate(ranks):
-        for name, version in said["versions"].items():
-            if version != first["versions"].get(name):
-                raise EnvironmentFault(
-                    f"rank {rank} ({said['hostname']}) has {name} {version} but rank 0 ({first['hostname']}) has "
-                    f"{first['versions'].get(name)}: install the same everywhere"
-                )
-        if said["settings"] != first["settings"]:
-            raise UsageError(
-                f"rank {rank} ({said['hostname']}) was started with other settings or devices than rank 0 "
-                f"({first['hostname']}): give every task the same command"
-            )
-    users: dict[str, int] = {}
-    for rank, said in enumerate(ranks):
-        for uuid in said["gpus"]:
-            if users.setdefault(uuid, rank) != rank:
-                raise EnvironmentFault(
-                    f"ranks {users[uuid]} and {rank} ({said['hostname']}) would both train on {uuid}: give each task "
-                    "its own GPU (srun --gpus-per-task=1), or let them share it with --gpu-memory-mib"
-                )
 
 
 def _stop_on_signals() -> None:

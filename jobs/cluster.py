@@ -72,6 +72,10 @@ class ClusterEnv:
     """Their ranks; None where only their number is known until the processes have met."""
     num_nodes: int | None = None
     """Hosts; None until the processes have met."""
+    nodes: tuple[str, ...] = ()
+    """What the scheduler calls the hosts; empty where it does not say."""
+    node: str | None = None
+    """What it calls this one."""
     meeting_points: tuple[str, ...] = ()
     """Each `host:port` at which rank 0 may wait for the others, the likeliest first; empty where MPI tells it."""
     job: str | None = None

@@ -1,6 +1,7 @@
-"""Start the workers of one job on this machine, watch them, and take all of them down when one fails.
+"""Start the workers of one job on this machine, watch them, and take all of them down when one fails or gets stuck.
 
-Event driven (pidfd and pipes in one selector): while workers are being timed, this process sleeps.
+Event driven (pidfd and pipes in one selector): while workers are being timed, this process sleeps, but for a look at
+their deadlines once a second.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
+from jobs.watchdog import Due, Found, Watchdog
+
 GRACE_S = 5.0
 """Between the request to stop and SIGKILL."""
 
@@ -26,6 +29,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 _WORKERS_BLOCK = (signal.SIGUSR1,)
 """A batch system sends it to every process; what it means, the launcher tells its workers."""
+
+_LOOK_S = 1.0
+"""Time between two looks at the deadlines."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -52,6 +58,10 @@ class Outcome:
     exit_codes: dict[int, int] = field(default_factory=dict)
     pids: dict[int, int] = field(default_factory=dict)
     timed_out: bool = False
+    overdue: dict[int, Due] = field(default_factory=dict)
+    """The deadlines that passed, by rank."""
+    told: dict[int, Found] = field(default_factory=dict)
+    """How those were that still ran when all were told to stop, by rank."""
     signum: int | None = None
 
     @property
@@ -103,6 +113,7 @@ def launch(
     workers: Sequence[Worker],
     *,
     timeout_s: float,
+    watchdog: Watchdog,
     on_stderr: Callable[[int, bytes], None],
     on_started: Callable[[], None],
 ) -> Outcome:
@@ -110,34 +121,106 @@ def launch(
 
     Rank 0 inherits standard output, the others have none. Every line on standard error goes to `on_stderr(rank, line)`;
     `on_started` is called once, when all have been started.
-    The first failure, the time limit and STOP_SIGNALS stop all: SIGTERM first, SIGKILL after GRACE_S. Signals that the
-    caller has blocked are let through while workers run.
+    The first failure, the time limit, a deadline that passed and STOP_SIGNALS stop all: SIGTERM first, SIGKILL after
+    GRACE_S, and at once for who is stuck. Signals that the caller has blocked are let through while workers run.
     """
-    outcome = Outcome()
     with _signals_raise(), selectors.DefaultSelector() as selector:
-        running: dict[int, int] = {}
+        job = _Job(selector, watchdog, on_stderr)
         try:
             for worker in workers:
-                running[worker.rank] = outcome.pids[worker.rank] = _start(worker, selector)
+                job.start(worker)
             # Only now: a worker that nobody has noted would not be stopped.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             on_started()
-            _watch(running, selector, outcome, time.monotonic() + timeout_s, on_stderr)
+            job.watch(time.monotonic() + timeout_s)
         except _Interrupted as interrupt:
-            outcome.signum = interrupt.signum
+            job.outcome.signum = interrupt.signum
         finally:
-            _stop(running, selector, outcome, on_stderr)
-            for key in list(selector.get_map().values()):
-                os.close(key.fd)
-    return outcome
+            _ignore_signals()
+            job.stop()
+    return job.outcome
+
+
+class _Job:
+    """The workers that run, and what is known of their end."""
+
+    def __init__(
+        self, selector: selectors.BaseSelector, watchdog: Watchdog, on_stderr: Callable[[int, bytes], None]
+    ) -> None:
+        self.outcome = Outcome()
+        self._running: dict[int, int] = {}
+        self._selector = selector
+        self._watchdog = watchdog
+        self._on_stderr = on_stderr
+
+    def start(self, worker: Worker) -> None:
+        reading, writing = os.pipe()
+        try:
+            pid = _spawn(worker, writing) if worker.target is None else _fork(worker, worker.target, writing)
+        finally:
+            os.close(writing)
+        self._running[worker.rank] = self.outcome.pids[worker.rank] = pid
+        os.sched_setaffinity(pid, worker.cores)  # before it has threads: all that it starts inherit it
+        self._selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (worker.rank, None))
+        self._selector.register(reading, selectors.EVENT_READ, (worker.rank, bytearray()))
+
+    def watch(self, time_limit: float) -> None:
+        """Returns when none runs, when one failed, when one is overdue, or at the time limit."""
+        look_at = time.monotonic() + _LOOK_S
+        while self._running and self.outcome.first_failure is None:
+            if (now := time.monotonic()) >= min(look_at, time_limit):
+                self.outcome.timed_out = now >= time_limit
+                self.outcome.overdue = self._watchdog.overdue(self._running)
+                if self.outcome.timed_out or self.outcome.overdue:
+                    return
+                look_at = now + _LOOK_S
+            self._handle(self._selector.select(max(0.0, min(look_at, time_limit) - now)))
+
+    def stop(self) -> None:
+        """Ends what still runs, and reads what it still has to say."""
+        outcome = self.outcome
+        outcome.told = self._watchdog.examine(self._running, stacks=outcome.timed_out or bool(outcome.overdue))
+        for signum, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+            for rank, pid in self._running.items():
+                # Who is stuck hears nothing, and would be waited for in vain.
+                stuck = rank in outcome.overdue or outcome.told[rank].stopped
+                _signal_group(pid, signal.SIGKILL if stuck else signum)
+            deadline = time.monotonic() + patience
+            while self._running and (left := deadline - time.monotonic()) > 0:
+                self._handle(self._selector.select(left))
+        # All are gone. A grandchild may still hold a pipe open, so take what is there and don't wait for its end.
+        while events := self._selector.select(0):
+            self._handle(events)
+        for key in list(self._selector.get_map().values()):
+            os.close(key.fd)
+
+    def _handle(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
+        for key, _ in events:
+            rank, partial = key.data
+            if partial is None:
+                _, status = os.waitpid(self._running.pop(rank), 0)
+                self.outcome.exit_codes[rank] = os.waitstatus_to_exitcode(status)
+                self._forget(key)
+                continue
+            chunk = os.read(key.fd, 1 << 16)
+            partial += chunk if chunk else b"\n"
+            *lines, rest = partial.split(b"\n")
+            partial[:] = rest
+            for line in lines:
+                if line:
+                    self._on_stderr(rank, bytes(line))
+            if not chunk:
+                self._forget(key)
+
+    def _forget(self, key: selectors.SelectorKey) -> None:
+        self._selector.unregister(key.fileobj)
+        os.close(key.fd)
 
 
 @contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
     def interrupt(signum: int, _frame: FrameType | None) -> None:
-        # A second signal must not cut the stopping short: it has its own bound.
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)
+        _ignore_signals()
         raise _Interrupted(signum)
 
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -152,17 +235,10 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _start(worker: Worker, selector: selectors.BaseSelector) -> int:
-    """Starts a worker and returns its pid."""
-    reading, writing = os.pipe()
-    try:
-        pid = _spawn(worker, writing) if worker.target is None else _fork(worker, worker.target, writing)
-    finally:
-        os.close(writing)
-    os.sched_setaffinity(pid, worker.cores)  # before it has threads: all that it starts inherit it
-    selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (worker.rank, None))
-    selector.register(reading, selectors.EVENT_READ, (worker.rank, bytearray()))
-    return pid
+def _ignore_signals() -> None:
+    # Another must not cut the stopping short: it has its own bound.
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _spawn(worker: Worker, stderr: int) -> int:
@@ -210,41 +286,6 @@ def _fork(worker: Worker, target: Callable[[], int], stderr: int) -> int:
         os._exit(code)
 
 
-def _watch(
-    running: dict[int, int],
-    selector: selectors.BaseSelector,
-    outcome: Outcome,
-    deadline: float,
-    on_stderr: Callable[[int, bytes], None],
-) -> None:
-    """Returns when none runs, when one failed, or at the deadline."""
-    while running and outcome.first_failure is None:
-        # An hour at most at once: the kernel takes no longer times, and a bound may be infinite.
-        events = selector.select(min(3600.0, max(0.0, deadline - time.monotonic())))
-        if not events and time.monotonic() >= deadline:
-            outcome.timed_out = True
-            return
-        _handle(events, running, selector, outcome, on_stderr)
-
-
-def _stop(
-    running: dict[int, int],
-    selector: selectors.BaseSelector,
-    outcome: Outcome,
-    on_stderr: Callable[[int, bytes], None],
-) -> None:
-    """Ends what still runs and reads what it still has to say."""
-    for signum, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
-        for pid in running.values():
-            _signal_group(pid, signum)
-        deadline = time.monotonic() + patience
-        while running and (left := deadline - time.monotonic()) > 0:
-            _handle(selector.select(left), running, selector, outcome, on_stderr)
-    # All are gone. A grandchild may still hold a pipe open, so take what is there and don't wait for its end.
-    while events := selector.select(0):
-        _handle(events, running, selector, outcome, on_stderr)
-
-
 def _signal_group(pid: int, signum: int) -> None:
     # In the moment after a fork the worker has no group of its own yet.
     with contextlib.suppress(ProcessLookupError):
@@ -252,30 +293,3 @@ def _signal_group(pid: int, signum: int) -> None:
             os.killpg(pid, signum)
         except ProcessLookupError:
             os.kill(pid, signum)
-
-
-def _handle(
-    events: list[tuple[selectors.SelectorKey, int]],
-    running: dict[int, int],
-    selector: selectors.BaseSelector,
-    outcome: Outcome,
-    on_stderr: Callable[[int, bytes], None],
-) -> None:
-    for key, _ in events:
-        rank, partial = key.data
-        if partial is None:
-            _, status = os.waitpid(running.pop(rank), 0)
-            outcome.exit_codes[rank] = os.waitstatus_to_exitcode(status)
-            selector.unregister(key.fileobj)
-            os.close(key.fd)
-            continue
-        chunk = os.read(key.fd, 1 << 16)
-        partial += chunk if chunk else b"\n"
-        *lines, rest = partial.split(b"\n")
-        partial[:] = rest
-        for line in lines:
-            if line:
-                on_stderr(rank, bytes(line))
-        if not chunk:
-            selector.unregister(key.fileobj)
-            os.close(key.fd)

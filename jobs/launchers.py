@@ -116,6 +116,8 @@ def _from_slurm(env: Mapping[str, str]) -> ClusterEnv | None:
         local_size=len(here),
         local_ranks=here,
         num_nodes=len(hosts),
+        nodes=tuple(hosts),
+        node=hosts[node],
         meeting_points=tuple(f"{host}:{port}" for port in _ports(step, env) for host in first),
         job=step,
     )

@@ -19,6 +19,13 @@ RUN_SHARD = "run"
 """Name of the shard that belongs to no rank: what the launcher knows."""
 
 
+_NAMED = 8
+"""Ranks that an error names."""
+
+_TELLING = (ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.TIMEOUT, ExitCode.SIGINT, ExitCode.SIGTERM)
+"""Exit codes of a rank that are the run's as well."""
+
+
 def rank_shard(rank: int) -> str:
     """Name of a rank's shard."""
     return f"rank-{rank:05d}"
@@ -32,22 +39,43 @@ class Ending:
     """Rank -> exit code, negative for a signal; without a watcher empty."""
     first_failed: int | None = None
     """The rank that failed before any was told to stop."""
-    timeout_s: float | None = None
-    """The bound that passed."""
     signum: int | None = None
     """The signal that asked the whole run to stop."""
     last_words: Mapping[int, str] = field(default_factory=dict)
     """Rank -> the end of what it wrote to standard error."""
+    overdue: Mapping[int, str] = field(default_factory=dict)
+    """Rank -> what it did not do in time."""
+    told: Collection[int] = ()
+    """The ranks that still ran when all were told to stop."""
+    stopped: Collection[int] = ()
+    """Those of them that did nothing until somebody would let them go on: SIGSTOP, or a debugger."""
+    stacks: Mapping[int, str] = field(default_factory=dict)
+    """Rank -> what its threads were doing then."""
 
-    def how_lost(self, rank: int) -> str | None:
-        """What killed a rank that was watched; None where nothing did."""
-        code = self.exit_codes.get(rank, 0)
-        return _how_lost(code, self.last_words.get(rank)) if code < 0 else None
+    def of(self, rank: int, said: Mapping[str, Any]) -> dict[str, Any]:
+        """What the watcher of a rank has to add to what it `said` itself: fields of `ranks`."""
+        code = self.exit_codes.get(rank)
+        if code is None:
+            return {}
+        seen: dict[str, Any] = {"exit_code": code if code >= 0 else 128 - code}
+        if rank in self.stacks:
+            seen["stacks"] = self.stacks[rank]
+        if rank in self.stopped:
+            return seen | {"status": "lost", "error": "is stopped (SIGSTOP, or a debugger) and did not go on"}
+        if rank in self.overdue:
+            return seen | {"status": "timeout", "error": self.overdue[rank]}
+        if "status" in said:
+            return seen
+        if rank not in self.told:
+            return seen | {"status": "lost", "error": _how_lost(code, self.last_words.get(rank))}
+        if "phase" not in said:
+            return seen | {"status": "lost", "error": "never arrived"}
+        return seen | {"status": "interrupted", "error": "had to end because another did, and did not hear it"}
 
     @property
     def exit_code(self) -> int:
         """What these processes alone would make of the run."""
-        if self.timeout_s is not None or self.signum == signal.SIGUSR1:
+        if self.overdue or self.signum == signal.SIGUSR1:
             return ExitCode.TIMEOUT
         if self.signum is not None:
             return 128 + self.signum
@@ -69,32 +97,26 @@ def conclude(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_
     iters, telemetry = _rows(run_id, by_rank, "iters"), _rows(run_id, by_rank, "telemetry")
     for row in ranks:
         row["gpu_peak_mem_used_bytes"] = _gpu_peak(row, iters, telemetry)
+    found_dead = [rank for rank, shard in by_rank.items() if shard.rank.get("status") == "lost"]
     run.update(
         run_id=run_id,
         ended_at=ended_at,
         started_at=datetime.fromtimestamp(run["started_at"], timezone.utc),
         config=json.dumps(run["config"], sort_keys=True),
         device_name=_device_name(run),
-        **_verdict(run, ranks, ending, killed={rank for rank in by_rank if by_rank[rank].rank.get("status") == "lost"}),
+        **_verdict(run, ranks, ending, killed={*found_dead, *ending.stopped}),
     )
     run["comparability_key"] = comparability_key(run)
     return {"runs": [run], "ranks": ranks, "iters": iters, "telemetry": telemetry}
 
 
 def _rank_row(run_id: str, rank: int, said: Mapping[str, Any], ending: Ending) -> dict[str, Any]:
-    row = {"run_id": run_id, "rank": rank, **said}
-    code = ending.exit_codes.get(rank)
-    if code is not None:
-        row["exit_code"] = code if code >= 0 else 128 - code
-    if "status" not in row:
-        row["status"] = "lost"
-        row["error"] = _how_lost(code, ending.last_words.get(rank))
-    return row
+    unheard = {"status": "lost", "error": "left no word: killed, or its results directory is not the one rank 0 reads"}
+    row = {**said, **ending.of(rank, said)}
+    return {"run_id": run_id, "rank": rank, **({} if "status" in row else unheard), **row}
 
 
-def _how_lost(code: int | None, last_words: str | None) -> str:
-    if code is None:
-        return "left no word: killed, or its results directory is not the one that rank 0 reads"
+def _how_lost(code: int, last_words: str | None) -> str:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     if code == -signal.SIGKILL:
         how += " (the kernel does so when memory runs out)"
@@ -143,27 +165,21 @@ def _verdict(
     if ending.signum is not None:
         name = signal.Signals(ending.signum).name
         return _outcome("interrupted", 128 + ending.signum, f"stopped by {name}")
-    if ending.timeout_s is not None:
-        # Who never arrived first: the others only waited for them.
-        late = sorted((row for row in ranks if row["status"] != "ok"), key=lambda row: "phase" in row)
-        where = ", ".join(
-            f"rank {row['rank']} in {row['phase']}" if "phase" in row else f"rank {row['rank']} never arrived"
-            for row in late
-        )
-        error = f"not finished after {ending.timeout_s:g} s ({where}): raise --timeout, or look at what it waits for"
-        return _outcome("timeout", ExitCode.TIMEOUT, error, late[0] if late else None)
-    # Who was only told to stop, or missed another, is not to blame as long as anybody else is.
     failed = [row for row in ranks if row["status"] != "ok"]
+    statuses = {row["status"] for row in failed}
+    if "timeout" in statuses and not statuses & {"failed", "oom"}:
+        return _late(failed)
     if failed:
 
         def blame(row: Mapping[str, Any]) -> tuple[bool, bool, bool]:
-            # Who watched a rank elsewhere knows that it was killed: what the others met came of that.
-            return row["status"] == "interrupted", row["rank"] not in killed, row["rank"] != ending.first_failed
+            # Who was only told to stop, missed another or waited for it is not to blame as long as anybody else is.
+            # Who watched a rank knows that it was killed or stopped: what the others met came of that.
+            waited = row["status"] in ("interrupted", "timeout")
+            return waited, row["rank"] not in killed, row["rank"] != ending.first_failed
 
         bad = min(failed, key=blame)
         code = bad.get("exit_code") or ExitCode.WORKLOAD
-        known = code in (ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.TIMEOUT)
-        return _outcome(bad["status"], code if known else ExitCode.WORKLOAD, bad["error"], bad)
+        return _outcome(bad["status"], code if code in _TELLING else ExitCode.WORKLOAD, bad["error"], bad)
     if late_code := next(((rank, code) for rank, code in ending.exit_codes.items() if code), None):
         rank, code = late_code
         error = f"finished its training and then {_how_lost(code, ending.last_words.get(rank))}"
@@ -175,6 +191,23 @@ def _verdict(
                 error = "its replicas end with other weights than rank 0's first: the gradients were not averaged"
                 return _outcome("failed", ExitCode.WORKLOAD, error, row)
     return _outcome("ok", ExitCode.OK, None)
+
+
+def _late(failed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The outcome when a bound has passed: who is gone, stopped or never came is to blame before who waited."""
+    ranks = sorted(failed, key=lambda row: ("lost", "timeout", "interrupted").index(row["status"]))
+    error = next(row["error"] for row in ranks if row["status"] == "timeout")
+    if f"rank {ranks[0]['rank']} " not in error:
+        named = ", ".join(map(_where, ranks[:_NAMED])) + (f" and {len(ranks) - _NAMED} more" if ranks[_NAMED:] else "")
+        error = f"{error}: {named}; look at what they waited for (ranks.stacks), or raise the bound"
+    return _outcome("timeout", ExitCode.TIMEOUT, error, ranks[0])
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    host = f" ({row['hostname']})" if row.get("hostname") else ""
+    if "phase" not in row:
+        return f"rank {row['rank']}{host} never arrived"
+    return f"rank {row['rank']}{host} {row['error'] if row['status'] == 'lost' else 'in ' + row['phase']}"
 
 
 def _outcome(status: str, code: int, error: str | None, rank_row: Mapping[str, Any] | None = None) -> dict[str, Any]:

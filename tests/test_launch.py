@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.launch import Outcome, Worker, free_ports, launch, share_cores
+from jobs.watchdog import Watchdog
 from tests.benchmark import ROOT
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -28,15 +31,20 @@ def python(code: str, rank: int = 0, env: dict[str, str] | None = None) -> Worke
 
 
 def run(
-    *workers: Worker, timeout_s: float = 30, on_started: Callable[[], None] = lambda: None
+    *workers: Worker,
+    timeout_s: float = 30,
+    bound_s: float = math.inf,
+    on_started: Callable[[], None] = lambda: None,
 ) -> tuple[Outcome, list[tuple[int, str]]]:
     lines: list[tuple[int, str]] = []
-    outcome = launch(
-        workers,
-        timeout_s=timeout_s,
-        on_stderr=lambda rank, line: lines.append((rank, line.decode())),
-        on_started=on_started,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = launch(
+            workers,
+            timeout_s=timeout_s,
+            watchdog=Watchdog(Path(folder), range(len(workers)), bound_s),
+            on_stderr=lambda rank, line: lines.append((rank, line.decode())),
+            on_started=on_started,
+        )
     return outcome, lines
 
 
@@ -111,9 +119,10 @@ def test_workers_die_with_a_killed_launcher(tmp_path: Path) -> None:
         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)"
     )
     launcher = (
-        "import os, sys; from jobs.launch import *; "
+        "import os, pathlib, sys; from jobs.launch import *; "
         f"launch([Worker(rank=0, argv=[sys.executable, '-c', {worker!r}], env=dict(os.environ), "
-        "cores=sorted(os.sched_getaffinity(0)))], timeout_s=60, on_stderr=print, on_started=lambda: None)"
+        "cores=sorted(os.sched_getaffinity(0)))], timeout_s=60, "
+        f"watchdog=Watchdog(pathlib.Path({str(tmp_path)!r}), [0]), on_stderr=print, on_started=lambda: None)"
     )
     process = subprocess.Popen([sys.executable, "-c", launcher], cwd=ROOT)
     pid = int(eventually(lambda: (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else ""))

@@ -109,10 +109,76 @@ def test_out_of_memory_has_a_status_of_its_own() -> None:
 
 
 def test_the_time_limit_names_who_was_still_where() -> None:
-    late = rank(1, status=..., exit_code=..., phase="rendezvous")
-    tables = ended(rank(0), late, ending=Ending(exit_codes={0: 0, 1: -15}, timeout_s=30))
+    late = rank(1, status=..., exit_code=..., phase="rendezvous", hostname="b")
+    ending = Ending(exit_codes={0: 0, 1: -15}, overdue={1: "not finished after 30 s (--timeout)"}, told=[1])
+    tables = ended(rank(0), late, ending=ending)
     assert verdict(tables) == ("timeout", 124, 1, "rendezvous")
-    assert "rank 1 in rendezvous" in tables["runs"][0]["error"]
+    assert "not finished after 30 s (--timeout): rank 1 (b) in rendezvous;" in tables["runs"][0]["error"]
+    assert ending.exit_code == 124
+
+
+OVERDUE = "no progress for 5 s in timed (--step-timeout)"
+
+
+def test_who_is_stopped_is_to_blame_for_what_the_others_waited_for() -> None:
+    waiting, stopped = (rank(n, status=..., exit_code=..., phase="timed", hostname=f"h{n}") for n in (0, 1))
+    ending = Ending(
+        exit_codes={0: -9, 1: -9}, overdue={0: OVERDUE, 1: OVERDUE}, told=[0, 1], stopped=[1], stacks={0: "in exchange"}
+    )
+    tables = ended(waiting, stopped, ending=ending)
+    assert verdict(tables) == ("timeout", 124, 1, "timed")
+    assert tables["runs"][0]["error"].startswith(
+        f"{OVERDUE}: rank 1 (h1) is stopped (SIGSTOP, or a debugger) and did not go on, rank 0 (h0) in timed; "
+    )
+    assert [row["status"] for row in tables["ranks"]] == ["timeout", "lost"]
+    assert [row.get("stacks") for row in tables["ranks"]] == ["in exchange", None]
+    # Where the others notice by themselves, no bound passes.
+    noticed = rank(0, status="failed", exit_code=4, phase="timed", error="heartbeat")
+    tables = ended(noticed, stopped, ending=Ending(exit_codes={0: 4, 1: -9}, first_failed=0, told=[1], stopped=[1]))
+    assert verdict(tables) == ("lost", 4, 1, "timed")
+
+
+def test_who_was_overdue_is_not_taken_for_one_who_heard_that_it_was_to_stop() -> None:
+    late = rank(1, status="interrupted", exit_code=143, error="stopped by SIGTERM", phase="timed")
+    tables = ended(rank(0), late, ending=Ending(exit_codes={0: 0, 1: 143}, overdue={1: OVERDUE}, told=[1]))
+    assert verdict(tables) == ("timeout", 124, 1, "timed")
+    assert tables["ranks"][1]["error"] == OVERDUE
+
+
+def test_who_never_came_is_to_blame_for_a_rendezvous_that_failed() -> None:
+    error = "rank 1 (b:1) never arrived within 5 s: look"
+    waited = rank(0, status="timeout", exit_code=124, phase="rendezvous", error=error)
+    tables = ended(waited, ending=Ending(exit_codes={0: 124}, first_failed=0))
+    assert verdict(tables) == ("timeout", 124, 1, None)
+    assert tables["runs"][0]["error"] == error
+    told = Ending(exit_codes={0: 124, 1: -15}, first_failed=0, told=[1])
+    assert ended(waited, ending=told)["ranks"][1]["error"] == "never arrived"
+
+
+def test_a_failure_counts_for_more_than_that_others_waited_for_it() -> None:
+    waited = rank(0, status="timeout", exit_code=124, error=OVERDUE)
+    bad = rank(1, status="failed", exit_code=4, phase="timed", error="loss is nan")
+    assert verdict(ended(waited, bad)) == ("failed", 4, 1, "timed")
+
+
+def test_who_had_to_be_killed_with_the_others_is_not_said_to_have_run_out_of_memory() -> None:
+    bad = rank(1, status="failed", exit_code=4, phase="timed", error="loss is nan")
+    deaf = rank(0, status=..., exit_code=..., phase="timed")
+    tables = ended(deaf, bad, ending=Ending(exit_codes={1: 4, 0: -9}, first_failed=1, told=[0]))
+    assert verdict(tables) == ("failed", 4, 1, "timed")
+    assert tables["ranks"][0]["status"] == "interrupted"
+    assert tables["ranks"][0]["exit_code"] == 137
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_a_rank_that_somebody_ended_gives_the_run_its_code(code: int) -> None:
+    ended_by_hand = rank(1, status="interrupted", exit_code=code, phase="timed", error="stopped by a signal")
+    assert verdict(ended(rank(0), ended_by_hand, ending=Ending(exit_codes={1: code}, first_failed=1))) == (
+        "interrupted",
+        code,
+        1,
+        "timed",
+    )
 
 
 def test_a_job_whose_time_limit_is_near_timed_out() -> None:

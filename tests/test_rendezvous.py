@@ -10,7 +10,7 @@ import pytest
 
 from jobs.cluster import SLURM, ClusterEnv, ClusterError, Task
 from jobs.launch import free_ports
-from jobs.rendezvous import PeerGone, PortTaken, Rendezvous
+from jobs.rendezvous import PeerGone, PeerLate, PortTaken, Rendezvous
 
 BOUND_S = 30
 
@@ -23,7 +23,7 @@ def cluster_of(size: int) -> list[ClusterEnv]:
 def meet(clusters: Sequence[ClusterEnv]) -> list[Rendezvous]:
     """Everybody at once, rank 0 last of all to be started."""
     with ThreadPoolExecutor(len(clusters)) as pool:
-        waiting = [pool.submit(Rendezvous, cluster) for cluster in reversed(clusters)]
+        waiting = [pool.submit(Rendezvous, cluster, BOUND_S) for cluster in reversed(clusters)]
         return [future.result(BOUND_S) for future in reversed(waiting)]
 
 
@@ -80,8 +80,8 @@ def test_strangers_and_processes_of_other_jobs_are_turned_away() -> None:
     mine = cluster_of(3)
     other = ClusterEnv.local(1, [mine[0].task.port, *free_ports(1)], ["worker"] * 2)
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(Rendezvous, mine[0])
-        stray = pool.submit(Rendezvous, other)
+        first = pool.submit(Rendezvous, mine[0], BOUND_S)
+        stray = pool.submit(Rendezvous, other, BOUND_S)
         while True:
             try:
                 with socket.create_connection(("127.0.0.1", mine[0].task.port)) as stranger:
@@ -89,12 +89,12 @@ def test_strangers_and_processes_of_other_jobs_are_turned_away() -> None:
                 break
             except ConnectionRefusedError:
                 continue
-        rest = [pool.submit(Rendezvous, cluster) for cluster in mine[1:]]
+        rest = [pool.submit(Rendezvous, cluster, BOUND_S) for cluster in mine[1:]]
         meetings = [future.result(BOUND_S) for future in (first, *rest)]
         assert exchange(meetings, [b"a", b"b", b"c"])[2] == [b"a", b"b", b"c"]
         assert not stray.done()
         # The stray finds its own rank 0 there in the end, and meets that.
-        own = Rendezvous(ClusterEnv.local(0, [task.port for task in other.tasks], ["worker"] * 2))
+        own = Rendezvous(ClusterEnv.local(0, [task.port for task in other.tasks], ["worker"] * 2), BOUND_S)
         assert exchange([own, stray.result(BOUND_S)], [b"x", b"y"]) == [[b"x", b"y"]] * 2
 
 
@@ -106,7 +106,7 @@ def test_two_jobs_that_would_meet_at_one_port_both_meet() -> None:
         for job in ("17.0", "18.0")
     ]
     with ThreadPoolExecutor(6) as pool:
-        waiting = [[pool.submit(Rendezvous, cluster) for cluster in reversed(job)] for job in jobs]
+        waiting = [[pool.submit(Rendezvous, cluster, BOUND_S) for cluster in reversed(job)] for job in jobs]
         meetings = [[future.result(BOUND_S) for future in reversed(job)] for job in waiting]
     ports = [{task.port for task in meeting[0].cluster.tasks} for meeting in meetings]
     assert not ports[0] & ports[1]
@@ -146,10 +146,93 @@ def test_a_taken_port_is_named(rank: int) -> None:
         listener.bind(("", cluster.task.port))
         listener.listen()
         with pytest.raises(PortTaken, match=f"port {cluster.task.port} of this process is in use"):
-            Rendezvous(cluster)
+            Rendezvous(cluster, BOUND_S)
 
 
 def test_an_unknown_host_is_named() -> None:
     tasks = (Task("worker", "no.such.host.invalid:1"), Task("worker", f"127.0.0.1:{free_ports(1)[0]}"))
     with pytest.raises(ClusterError, match=r"rank 0's host 'no\.such\.host\.invalid' is not known here"):
-        Rendezvous(ClusterEnv.of_tasks("TF_CONFIG", 1, tasks))
+        Rendezvous(ClusterEnv.of_tasks("TF_CONFIG", 1, tasks), BOUND_S)
+
+
+def late(clusters: Sequence[ClusterEnv], timeout_s: float) -> list[str]:
+    """What each of those that did come is told."""
+    with ThreadPoolExecutor(len(clusters)) as pool:
+        waiting = [pool.submit(lambda c: Rendezvous(c, timeout_s).exchange(b""), cluster) for cluster in clusters]
+        return [str(future.exception(BOUND_S)) for future in waiting if isinstance(future.exception(), PeerLate)]
+
+
+def test_everybody_who_came_is_told_who_did_not() -> None:
+    clusters = cluster_of(4)
+    said = late([clusters[0], clusters[2]], 0.5)
+    addresses = [cluster.task.address for cluster in clusters]
+    wanted = (
+        f"rank 1 ({addresses[1]}), rank 3 ({addresses[3]}) never arrived within 0.5 s: look whether all processes were "
+        f"started and what they said, and whether their hosts reach {addresses[0]}"
+    )
+    assert said == [wanted, wanted]
+
+
+def test_the_scheduler_s_names_tell_which_hosts_sent_nobody() -> None:
+    (port,) = free_ports(1)
+    clusters = [
+        ClusterEnv(
+            SLURM,
+            rank,
+            (Task("worker"),) * 12,
+            0,
+            1,
+            nodes=("n1", "n2", "n3"),
+            node=f"n{1 + rank}",
+            meeting_points=(f"127.0.0.1:{port}",),
+            job="1.0",
+        )
+        for rank in (0, 1)
+    ]
+    said = late(clusters, 0.5)
+    assert len(said) == 2
+    assert "rank 2, rank 3, rank 4, rank 5, rank 6, rank 7, rank 8, rank 9 and 2 more (nobody came from n3)" in said[0]
+
+
+def test_who_finds_no_rank_zero_says_where_it_looked() -> None:
+    cluster = cluster_of(2)[1]
+    (said,) = late([cluster], 0.1)
+    assert said.startswith(f"rank 0 ({cluster.meeting_points[0]}) did not answer rank 1 within 0.1 s: look whether")
+
+
+def test_who_stops_answering_before_all_is_settled_is_named() -> None:
+    clusters = cluster_of(2)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (
+            pool.submit(Rendezvous, cluster, timeout_s) for cluster, timeout_s in zip(clusters, (1, BOUND_S))
+        )
+        meetings = first.result(BOUND_S), second.result(BOUND_S)
+    with pytest.raises(PeerLate, match=r"rank 1 \(127.0.0.1:\d+\) has stopped answering within 1 s"):
+        meetings[0].exchange(b"")
+    with pytest.raises(PeerLate, match=r"rank 1 .* has stopped answering"):
+        meetings[1].exchange(b"")
+
+
+def test_once_settled_nobody_is_hurried() -> None:
+    clusters = cluster_of(2)
+    with ThreadPoolExecutor(2) as pool:
+        meetings = list(pool.map(Rendezvous, clusters, (0.5, 0.5)))
+        for meeting in meetings:
+            meeting.settle()
+        early = pool.submit(meetings[0].exchange, b"a")
+        assert not wait([early], timeout=1.0).done
+        assert pool.submit(meetings[1].exchange, b"b").result(BOUND_S) == early.result(BOUND_S) == [b"a", b"b"]
+
+
+def test_on_this_machine_alone_nobody_else_can_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound: list[str] = []
+    bind = socket.socket.bind
+
+    def note(listener: socket.socket, address: tuple[str, int]) -> None:
+        bound.append(address[0])
+        bind(listener, address)
+
+    clusters = cluster_of(2)
+    monkeypatch.setattr(socket.socket, "bind", note)
+    meet(clusters)
+    assert set(bound) == {"127.0.0.1"}

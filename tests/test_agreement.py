@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from bench.agreement import compare
 from bench.errors import EnvironmentFault, UsageError
-from bench.worker import _compare
 
 
 def said(**fields: Any) -> dict[str, Any]:
@@ -13,7 +13,7 @@ def said(**fields: Any) -> dict[str, Any]:
 
 
 def test_ranks_of_one_kind_pass() -> None:
-    _compare([said(gpus=["GPU-0"]), said(gpus=["GPU-1"]), said(hostname="b", gpus=["GPU-2", "GPU-3"])])
+    compare([said(gpus=["GPU-0"]), said(gpus=["GPU-1"]), said(hostname="b", gpus=["GPU-2", "GPU-3"])])
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,5 @@ def test_ranks_of_one_kind_pass() -> None:
 )
 def test_a_rank_that_does_not_belong_is_named(other: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
-        _compare([said(gpus=["GPU-0"]), said(**other)])
+        compare([said(gpus=["GPU-0"]), said(**other)])
     assert message in str(caught.value)

@@ -1,0 +1,72 @@
+"""By when a rank must have got further: a bound for each phase and, while it trains, for each call of steps.
+
+The rank sets it as it goes; its launcher keeps the time (`jobs.watchdog`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from bench.config import MachineConfig
+from jobs.watchdog import Deadline
+
+FIRST_CALL_S = 600.0
+"""Bound on building the model and data, and on the first calls, while nobody knows how long steps take [s]."""
+
+LEAST_S, SLACK = 60.0, 20
+"""Bound on a timed call: so many times the slowest warm-up steps, and at least so long [s]."""
+
+LEAVE_S = 30.0
+"""Bound on taking leave when all is measured [s]."""
+
+_FIRST_SLACK = 10
+"""How much longer than --step-timeout building and the first call, which compiles, may take."""
+
+_SPARE_S = 5.0
+"""Who can end in time by itself says more than its launcher could, which therefore waits so much longer [s]."""
+
+
+class Bounds:
+    """Sets `deadline` as a rank goes through its phases. `synchronous`: all ranks come to a barrier at one time."""
+
+    def __init__(self, machine: MachineConfig, deadline: Deadline, *, num_batches: int, synchronous: bool) -> None:
+        self._deadline = deadline
+        self._num_batches = num_batches
+        self._synchronous = synchronous
+        self._slowest_step_s = 0.0
+        self._asked_s = machine.step_timeout
+        meet_s = machine.rendezvous_timeout + _SPARE_S
+        first_s = _FIRST_SLACK * self._asked_s if self._asked_s else FIRST_CALL_S
+        self._of_phase = {
+            **dict.fromkeys(("import", "rendezvous"), meet_s),
+            **dict.fromkeys(("build", "trace"), first_s),
+            "warmup": self._asked_s or first_s,
+            "serve": math.inf,  # as long as the others train
+            "finish": first_s if synchronous else math.inf,
+            "leave": LEAVE_S,
+        }
+        self._phase = "start"
+
+    def enter(self, phase: str) -> None:
+        """A phase begins."""
+        self._phase = phase
+        self._set(self._of_phase.get(phase) or self._step_s())
+
+    def stepped(self, row: Mapping[str, Any]) -> None:
+        """A call of steps has ended; `row` as `bench.measure.measure` hands it over."""
+        if row["warmup"]:
+            self._slowest_step_s = max(self._slowest_step_s, row["duration_s"] / row["num_batches"])
+        self._set(self._of_phase.get(self._phase) or self._step_s())
+
+    def wait_for_others(self) -> None:
+        """This rank has nothing to do until all others have come as far."""
+        if not self._synchronous:
+            self._set(math.inf)
+
+    def _step_s(self) -> float:
+        return self._asked_s or max(LEAST_S, SLACK * self._slowest_step_s * self._num_batches)
+
+    def _set(self, bound_s: float) -> None:
+        self._deadline.set(self._phase, bound_s)

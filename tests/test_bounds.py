@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.bounds import FIRST_CALL_S, LEAST_S, LEAVE_S, SLACK, Bounds
+from bench.config import parse
+from jobs.watchdog import Deadline
+
+
+class Rank:
+    """A rank's bounds and what its launcher sees."""
+
+    def __init__(self, folder: Path, *flags: str, synchronous: bool = True) -> None:
+        self._deadline = Deadline(folder, 0)
+        self.bounds = Bounds(parse(flags).machine, self._deadline, num_batches=10, synchronous=synchronous)
+
+    def stepped(self, duration_s: float, num_batches: int, *, warmup: bool) -> None:
+        row: dict[str, Any] = {"warmup": warmup, "duration_s": duration_s, "num_batches": num_batches}
+        self.bounds.stepped(row)
+
+    @property
+    def now(self) -> tuple[str, float]:
+        due = self._deadline.read()
+        return due.phase, due.bound_s
+
+
+def test_meeting_and_training_have_bounds_of_their_own(tmp_path: Path) -> None:
+    rank = Rank(tmp_path, "--rendezvous-timeout=100")
+    seen = {}
+    for phase in ("import", "rendezvous", "build", "trace", "warmup", "timed", "finish", "leave", "serve"):
+        rank.bounds.enter(phase)
+        assert rank.now[0] == phase
+        seen[phase] = rank.now[1]
+    assert seen == {
+        **dict.fromkeys(("import", "rendezvous"), 105),  # a little longer than the rank itself waits
+        **dict.fromkeys(("build", "trace", "warmup", "finish"), FIRST_CALL_S),
+        "timed": LEAST_S,
+        "leave": LEAVE_S,
+        "serve": math.inf,
+    }
+
+
+def test_an_iteration_may_take_some_times_as_long_as_the_slowest_warm_up_steps(tmp_path: Path) -> None:
+    rank = Rank(tmp_path)
+    rank.bounds.enter("trace")
+    rank.stepped(30.0, 1, warmup=True)
+    rank.bounds.enter("warmup")
+    rank.stepped(4.0, 10, warmup=True)
+    assert rank.now == ("warmup", FIRST_CALL_S)
+    rank.bounds.enter("timed")
+    assert rank.now == ("timed", SLACK * 30.0 * 10)
+    rank.stepped(500.0, 10, warmup=False)  # only warm-up counts: a rank that slows down does not get more
+    assert rank.now == ("timed", SLACK * 30.0 * 10)
+
+
+def test_what_was_asked_for_holds_and_the_first_step_gets_ten_times_as_much(tmp_path: Path) -> None:
+    rank = Rank(tmp_path, "--step-timeout=5")
+    for phase, bound_s in (("build", 50), ("trace", 50), ("warmup", 5), ("timed", 5), ("finish", 50)):
+        rank.bounds.enter(phase)
+        assert rank.now == (phase, bound_s)
+
+
+@pytest.mark.parametrize(("synchronous", "bound_s"), [(True, 5), (False, math.inf)])
+def test_only_ranks_that_step_together_come_to_a_barrier_together(
+    tmp_path: Path, synchronous: bool, bound_s: float
+) -> None:
+    rank = Rank(tmp_path, "--step-timeout=5", synchronous=synchronous)
+    rank.bounds.enter("warmup")
+    rank.bounds.wait_for_others()
+    assert rank.now == ("warmup", bound_s)
+    rank.bounds.enter("timed")
+    assert rank.now == ("timed", 5)
