@@ -203,10 +203,7 @@ def test_who_finds_no_rank_zero_says_where_it_looked() -> None:
 def test_who_stops_answering_before_all_is_settled_is_named() -> None:
     clusters = cluster_of(2)
     with ThreadPoolExecutor(2) as pool:
-        first, second = (
-            pool.submit(Rendezvous, cluster, timeout_s) for cluster, timeout_s in zip(clusters, (1, BOUND_S))
-        )
-        meetings = first.result(BOUND_S), second.result(BOUND_S)
+        meetings = list(pool.map(Rendezvous, clusters, (1, BOUND_S)))
     with pytest.raises(PeerLate, match=r"rank 1 \(127.0.0.1:\d+\) has stopped answering within 1 s"):
         meetings[0].exchange(b"")
     with pytest.raises(PeerLate, match=r"rank 1 .* has stopped answering"):
