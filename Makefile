@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: setup demo test packages perf lock clean
+.PHONY: setup demo test packages perf soak lock clean
 
 setup: .venv/.ready
 
@@ -40,6 +40,10 @@ perf: setup
 	$(PY) -m tests.perf.analysis_scale
 	$(PY) -m tests.perf.gate
 	$(PY) -m tests.perf.change_points
+
+# An hour of runs on a quiet machine: does anything grow or stay behind?
+soak: setup
+	$(PY) -m tests.perf.soak
 
 # After a change of the dependencies; needs uv.
 lock:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 
 ROOT = Path(__file__).parents[1]
 BOUND_S = 120
@@ -89,6 +90,19 @@ def clean_environment() -> dict[str, str]:
     foreign = ("TF_", "TRAINSCALE_", "SLURM_", "OMPI_", "PMI_", "PMIX_", "MPI_", "HOROVOD_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | {"CUDA_VISIBLE_DEVICES": "-1", MARKER: str(os.getpid())}
+
+
+def running_benchmarks() -> dict[int, str]:
+    """pid -> command of every process that these tests started, or that such a process started, and that lives on."""
+    mark = f"{MARKER}={os.getpid()}".encode()
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            if mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+                found[process.pid] = " ".join(process.cmdline())
+        except (OSError, psutil.Error):
+            continue
+    return found
 
 
 def last_json(stdout: str) -> dict[str, Any]:

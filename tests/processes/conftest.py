@@ -2,25 +2,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.benchmark import MARKER
-
-
-def running_benchmarks() -> dict[int, str]:
-    """pid -> command of every process that these tests started, or that such a process started, and that lives on."""
-    mark = f"{MARKER}={os.getpid()}".encode()
-    found = {}
-    for process in psutil.process_iter():
-        try:
-            if mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
-                found[process.pid] = " ".join(process.cmdline())
-        except (OSError, psutil.Error):
-            continue
-    return found
+from tests.benchmark import running_benchmarks
 
 
 @pytest.fixture(autouse=True)

@@ -18,11 +18,11 @@ from tests.benchmark import (
     ROOT,
     Benchmark,
     clean_environment,
+    running_benchmarks,
     shard_lines,
     wait_until_timing,
     worker_pid,
 )
-from tests.processes.conftest import running_benchmarks
 
 pytestmark = pytest.mark.processes
 
