@@ -12,6 +12,10 @@ import numpy as np
 from bench.errors import WorkloadError
 from strategies.base import Steps
 
+_DRIFT, _READING_S = 0.001, 0.01
+"""How far two clocks of a host that nobody sets come apart: a part of the time that passes, at most twice what NTP may
+slew them by; and what reading them at two moments makes [s]."""
+
 
 class NanosecondClock(Protocol):
     """See `bench.clock.Clock`."""
@@ -70,7 +74,8 @@ def measure(
 
     The row of steps that another process performed names its rank and carries that rank's times; every call then makes
     as many iterations as there are such processes. `on_traced` is called after the first step, `on_warm` right before
-    the first timed iteration. Raises WorkloadError for a loss that is not finite, after that iteration was handed over.
+    the first timed iteration. Raises WorkloadError for a loss that is not finite, after that iteration was handed
+    over, and for an iteration that a clock has timed that was set meanwhile.
     """
     under_way: deque[_Call] = deque()
     was_warmup = True
@@ -112,20 +117,31 @@ def _finish(
         parts = call.read()
         for part, steps in enumerate(parts):
             iteration = call.index * len(parts) + part
+            duration_s = (end_ns - call.start_ns) / 1e9
             row = {
                 "iter": iteration,
                 "warmup": call.warmup,
                 "num_batches": call.num_batches,
                 "t_start_ns": call.start_ns,
-                "duration_s": (end_ns - call.start_ns) / 1e9,
-                "data_wait_s": steps.data_wait_s,
-                "compute_s": steps.compute_s,
+                "duration_s": duration_s,
+                "data_wait_s": _within(duration_s, steps.data_wait_s),
+                "compute_s": _within(duration_s, steps.compute_s),
                 "loss": float(steps.loss.mean()),
             }
             if steps.worker is not None:
+                if not _within(duration_s, steps.worker.duration_s):
+                    raise WorkloadError(
+                        f"the clock of rank {steps.worker.rank}'s host was set during iteration {iteration}, so its "
+                        "times mean nothing: let the host keep its time (NTP), and run again"
+                    )
                 row |= asdict(steps.worker)
             on_iter(row, steps)
             _check_loss(steps, iteration)
+
+
+def _within(duration_s: float, part_s: float) -> float | None:
+    """A part of that duration that a compiled step has measured, by a clock that can be set: None if that was done."""
+    return part_s if 0 <= part_s <= duration_s * (1 + _DRIFT) + _READING_S else None
 
 
 def _check_loss(steps: Steps, iteration: int) -> None:

@@ -38,6 +38,8 @@ from results.exit_codes import ExitCode
 from results.store import Store
 from strategies.base import Steps, Trainer
 
+_CLOCK_SET = "in some iterations: the host's clock was set while they ran"
+
 
 class _Stopped(BaseException):
     """SIGTERM or SIGINT: not an Exception, so that nothing between here and `run` swallows it."""
@@ -223,6 +225,8 @@ class _Member:
 
         def keep(row: dict[str, Any], steps: Steps) -> None:
             log.shard.add_iter(row)
+            if reasons := {name: _CLOCK_SET for name in ("data_wait_s", "compute_s") if row[name] is None}:
+                log.shard.update_run(null_reasons=reasons)
             self._bounds.stepped(row)
             if evidence is not None:
                 evidence.add(steps)

@@ -22,6 +22,8 @@ class World:
         self.events: list[str] = []
         self.losses = losses or {}
         self.calls = 0
+        self.clock_set: dict[int, float] = {}
+        """Call -> by how many s the clock of the steps was set while it ran."""
 
     def now_ns(self) -> int:
         self.events.append("clock")
@@ -32,7 +34,8 @@ class World:
         self._queued = num_batches
         call, self.calls = self.calls, self.calls + 1
         loss = np.asarray(self.losses.get(call, [0.5] * num_batches), np.float32)
-        return lambda: self.parts(call, Steps(loss=loss, data_wait_s=0.25, compute_s=0.5))
+        compute_s = 0.005 + self.clock_set.get(call, 0)
+        return lambda: self.parts(call, Steps(loss=loss, data_wait_s=0.001, compute_s=compute_s))
 
     def parts(self, _call: int, steps: Steps) -> Sequence[Steps]:
         return [steps]
@@ -63,7 +66,8 @@ class Coordinator(World):
 
     def parts(self, call: int, steps: Steps) -> Sequence[Steps]:
         self.events.append(f"read {call}")
-        clocks = [WorkerClock(rank=rank, t_start_ns=100 * call + rank, duration_s=0.5 * rank) for rank in (1, 2)]
+        durations = {rank: 0.002 * rank + self.clock_set.get(call, 0) * (rank == 2) for rank in (1, 2)}
+        clocks = [WorkerClock(rank=rank, t_start_ns=100 * call + rank, duration_s=durations[rank]) for rank in (1, 2)]
         return [replace(steps, worker=clock) for clock in clocks]
 
 
@@ -83,7 +87,7 @@ def test_every_iteration_is_kept_with_its_own_time() -> None:
     assert [row["num_batches"] for row in rows] == [1, 4, 1, 4, 4]
     assert [row["duration_s"] for row in rows] == pytest.approx([0.01, 0.04, 0.01, 0.04, 0.04])
     assert [row["t_start_ns"] for row in rows] == [1_000, 10_001_000, 50_001_000, 60_001_000, 100_001_000]
-    assert {(row["data_wait_s"], row["compute_s"]) for row in rows} == {(0.25, 0.5)}
+    assert {(row["data_wait_s"], row["compute_s"]) for row in rows} == {(0.001, 0.005)}
     assert {row["loss"] for row in rows} == {0.5}
 
 
@@ -104,11 +108,31 @@ def test_a_loss_that_is_no_number_ends_the_run_after_it_was_recorded(bad: float)
     assert not np.isfinite(rows[3]["loss"])
 
 
+@pytest.mark.parametrize("by_s", [3600.0, -3600.0])
+def test_a_clock_that_is_set_costs_the_parts_of_that_iteration_alone(by_s: float) -> None:
+    world = World()
+    world.clock_set[3] = by_s
+    rows = measured(world, SCHEDULE)
+    assert [row["compute_s"] for row in rows] == [0.005, 0.005, 0.005, None, 0.005]
+    assert [row["data_wait_s"] for row in rows] == [0.001] * 5
+    assert [row["duration_s"] for row in rows] == pytest.approx([0.01, 0.04, 0.01, 0.04, 0.04])
+
+
+@pytest.mark.parametrize("by_s", [3600.0, -3600.0])
+def test_where_only_the_clock_that_was_set_has_timed_the_run_ends(by_s: float) -> None:
+    rows: list[dict[str, Any]] = []
+    world = Coordinator()
+    world.clock_set[3] = by_s
+    with pytest.raises(WorkloadError, match="clock of rank 2's host was set during iteration 7"):
+        measured(world, SCHEDULE, rows)
+    assert [row["iter"] for row in rows] == list(range(7))
+
+
 def test_steps_that_others_perform_carry_their_ranks_and_times() -> None:
     rows = measured(Coordinator(), SCHEDULE)
     assert [(row["iter"], row["rank"]) for row in rows] == [(index, 1 + index % 2) for index in range(10)]
     assert [row["t_start_ns"] for row in rows] == [call * 100 + rank for call in range(5) for rank in (1, 2)]
-    assert {row["duration_s"] for row in rows if row["rank"] == 2} == {1.0}
+    assert {row["duration_s"] for row in rows if row["rank"] == 2} == {0.004}
     assert [row["warmup"] for row in rows] == [True] * 6 + [False] * 4
 
 
