@@ -10,6 +10,12 @@ from collections.abc import Iterable
 
 from results.exit_codes import ExitCode
 
+_WHERE = ("Graph execution error", "Detected at node", "<stack traces unavailable>")
+"""What lines of TensorFlow's errors begin with that say where something happened, and not what."""
+
+_LONG = 500
+"""Letters of an error that is one line."""
+
 
 class BenchError(Exception):
     """Base of all errors that a user can cause and mend."""
@@ -41,3 +47,9 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UsageError(f"unknown {what} {name!r}.{hint} Valid: {', '.join(known)}")
+
+
+def gist(message: str) -> str:
+    """The line of a framework's error that says what happened: it may begin with where, and end with advice."""
+    lines = [line for line in message.splitlines() if line.strip() and not line.startswith((*_WHERE, " ", "\t"))]
+    return lines[0].strip() if lines else " ".join(message.split())[:_LONG]

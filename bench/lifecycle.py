@@ -74,17 +74,28 @@ def _batch_job(store: Store, plan: Plan, env: Mapping[str, str]) -> dict[str, An
 def finish(store: Store, run_id: str, shards: list[ShardContent], ending: Ending, *, as_json: bool) -> int:
     """Turns the shards of an ended run into its rows, says how it went, and returns the run's exit code.
 
-    A run that could not start (exit 2 or 3) leaves nothing behind.
+    A run that could not start (exit 2 or 3, and nothing measured) leaves nothing behind. Rows that the disk does not
+    take stay in the shards: exit 3.
     """
     tables = conclude(run_id, shards, ending, datetime.now(timezone.utc))
     run_row = tables["runs"][0]
-    if run_row["exit_code"] in (ExitCode.USAGE, ExitCode.ENVIRONMENT):
+    unwritten = None
+    if run_row["exit_code"] in (ExitCode.USAGE, ExitCode.ENVIRONMENT) and not tables["iters"]:
         store.discard(run_id)
     else:
-        store.commit(run_id, run_row["started_at"], tables)
+        try:
+            store.commit(run_id, run_row["started_at"], tables)
+        except OSError as problem:
+            unwritten = problem
     if run_row["status"] != "ok":
         rank, error = run_row["failed_rank"], run_row["error"]
         known = rank is None or f"rank {rank} " in error
         output.complain(error if known else f"rank {rank} in {run_row['failed_phase']}: {error}")
     output.print_summary(summarise(tables), as_json=as_json)
+    if unwritten:
+        output.complain(
+            f"results directory {str(store.root)!r} cannot be written ({unwritten.strerror or unwritten}): what was "
+            "measured is kept there; mend it, and python -m results.check --recover makes it a run"
+        )
+        return int(ExitCode.ENVIRONMENT)
     return int(run_row["exit_code"])

@@ -59,6 +59,12 @@ class RankLog:
         self.enter("timed")
         self.note(startup_time_s=(self._phase_ns - self._start_ns) / 1e9 if self._knows_start else None)
 
-    def close(self) -> None:
-        if self._shard is not None:
-            self._shard.close()
+    def end(self, **fields: Any) -> bool:
+        """Notes the last words; False where they could not be kept, as on a disk that is full."""
+        try:
+            self.note(**fields)
+            if self._shard is not None:
+                self._shard.close()
+        except OSError:
+            return False
+        return True

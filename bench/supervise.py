@@ -189,8 +189,10 @@ def supervise(
 
     def on_stderr(rank: int, line: bytes) -> None:
         text = line.decode(errors="replace")
-        last_words[rank] = text
-        if plan.config.output.debug or not _FRAMEWORK_CHATTER.match(line):
+        chatter = _FRAMEWORK_CHATTER.match(line)
+        if not chatter:
+            last_words[rank] = text
+        if plan.config.output.debug or not chatter:
             print(f"[rank {rank}] {text}", file=sys.stderr, flush=True)
 
     def while_they_start() -> None:

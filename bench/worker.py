@@ -21,7 +21,7 @@ from bench.agreement import compare
 from bench.bounds import Bounds
 from bench.clock import Clock
 from bench.config import RunConfig
-from bench.errors import BenchError
+from bench.errors import BenchError, gist
 from bench.evidence import Evidence, digest, project
 from bench.lifecycle import RUN_ID
 from bench.measure import measure
@@ -123,7 +123,10 @@ class _Member:
     def run(self) -> int:
         """Trains, and writes down how it ended whatever happens."""
         try:
-            self._train()
+            try:
+                self._train()
+            finally:
+                _ignore_signals()  # they would cut off the last words
             status, code, error = "ok", 0, None
         except PeerLate as problem:
             status, code = "timeout", problem.exit_code
@@ -134,15 +137,19 @@ class _Member:
             status, code, error = "failed", int(problem.exit_code), str(problem)
         except _Stopped as stop:
             status, code, error = "interrupted", 128 + stop.signum, f"stopped by {signal.Signals(stop.signum).name}"
+        except OSError as problem:
+            # What this process needs of others is told by errors of theirs: this is a file, and most likely the shard.
+            status, code = "failed", int(ExitCode.ENVIRONMENT)
+            error = f"{problem.filename or self._store.root}: {problem.strerror or problem}"
         except Exception as problem:
             if self._plan.config.output.debug:
                 traceback.print_exc()
-            status = "oom" if type(problem).__name__ in ("ResourceExhaustedError", "MemoryError") else "failed"
-            text = str(problem).strip().splitlines()
-            code, error = int(ExitCode.WORKLOAD), f"{type(problem).__name__}: {text[0] if text else ''}"
-        self._log.note(status=status, error=error, exit_code=code)
-        self._log.close()
-        if error and self._speaks_for_itself:
+            error, code = f"{type(problem).__name__}: {gist(str(problem))}", int(ExitCode.WORKLOAD)
+            missed = any(words in error for words in self._plan.strategy.peer_errors)
+            full = type(problem).__name__ in ("ResourceExhaustedError", "MemoryError")
+            status = "oom" if full else "interrupted" if missed else "failed"
+        spoken = self._log.end(status=status, error=error, exit_code=code)
+        if error and (self._speaks_for_itself or not spoken):
             output.complain(f"in {self._log.phase}: {error}")
         if self._meeting and not error:
             self._meeting.close()
@@ -326,9 +333,13 @@ class _Member:
 def _stop_on_signals() -> None:
     def stop(signum: int, _frame: FrameType | None) -> None:
         # Once: a batch system signals every process, and then this one's launcher does so too.
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_IGN)
+        _ignore_signals()
         raise _Stopped(signum)
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
+
+
+def _ignore_signals() -> None:
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)

@@ -167,8 +167,8 @@ def _verdict(
         return _outcome("interrupted", 128 + ending.signum, f"stopped by {name}")
     failed = [row for row in ranks if row["status"] != "ok"]
     statuses = {row["status"] for row in failed}
-    if "timeout" in statuses and not statuses & {"failed", "oom"}:
-        return _late(failed)
+    if (ending.overdue or "timeout" in statuses) and not statuses & {"failed", "oom"}:
+        return _late(failed, ending)
     if failed:
 
         def blame(row: Mapping[str, Any]) -> tuple[bool, bool, bool]:
@@ -193,10 +193,11 @@ def _verdict(
     return _outcome("ok", ExitCode.OK, None)
 
 
-def _late(failed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _late(failed: Sequence[Mapping[str, Any]], ending: Ending) -> dict[str, Any]:
     """The outcome when a bound has passed: who is gone, stopped or never came is to blame before who waited."""
     ranks = sorted(failed, key=lambda row: ("lost", "timeout", "interrupted").index(row["status"]))
-    error = next(row["error"] for row in ranks if row["status"] == "timeout")
+    passed = [row["error"] for row in ranks if row["status"] == "timeout"] or [*ending.overdue.values()]
+    error = passed[0]
     if f"rank {ranks[0]['rank']} " not in error:
         named = ", ".join(map(_where, ranks[:_NAMED])) + (f" and {len(ranks) - _NAMED} more" if ranks[_NAMED:] else "")
         error = f"{error}: {named}; look at what they waited for (ranks.stacks), or raise the bound"

@@ -201,6 +201,8 @@ class Strategy(ABC):
     """What `--all-reduce` may ask for; empty where gradients are not all-reduced."""
     knobs: ClassVar[frozenset[str]] = frozenset()
     """The other fields of ExchangeConfig that have an effect."""
+    peer_errors: ClassVar[Sequence[str]] = ()
+    """By these words the framework says that it is another process that has failed."""
     no_xla: ClassVar[str | None] = None
     """Why XLA cannot compile a step of this strategy."""
 

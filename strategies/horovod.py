@@ -27,6 +27,7 @@ class Horovod(Strategy):
     synchronous = True
     one_process = False
     all_reduces = ("auto", "ring", "nccl")
+    peer_errors = ("Horovod has been shut down", "gloo/transport/")
     knobs = frozenset(
         {"controller", "fusion_threshold_mib", "cycle_time_ms", "compression", "hierarchical_all_reduce", "timeline"}
     )

@@ -19,6 +19,7 @@ class MultiWorkerMirrored(Strategy):
     synchronous = True
     one_process = False
     all_reduces: ClassVar[Sequence[AllReduce]] = ("auto", "ring", "nccl")
+    peer_errors = ("Collective ops is aborted by", "UnavailableError")
     _distribution: Any
 
     def check(self) -> None:

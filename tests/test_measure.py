@@ -66,6 +66,7 @@ class Coordinator(World):
 
     def parts(self, call: int, steps: Steps) -> Sequence[Steps]:
         self.events.append(f"read {call}")
+        self.now += 5_000_000  # what others perform is done when it can be read
         durations = {rank: 0.002 * rank + self.clock_set.get(call, 0) * (rank == 2) for rank in (1, 2)}
         clocks = [WorkerClock(rank=rank, t_start_ns=100 * call + rank, duration_s=durations[rank]) for rank in (1, 2)]
         return [replace(steps, worker=clock) for clock in clocks]

@@ -138,6 +138,15 @@ def test_who_is_stopped_is_to_blame_for_what_the_others_waited_for() -> None:
     assert verdict(tables) == ("lost", 4, 1, "timed")
 
 
+def test_one_who_is_stopped_while_nobody_waits_for_it_misses_its_own_bound() -> None:
+    stopped = rank(0, status=..., exit_code=..., phase="timed")
+    served = rank(1, status="interrupted", exit_code=143, phase="serve", error="stopped by SIGTERM")
+    ending = Ending(exit_codes={0: -9, 1: 143}, overdue={0: OVERDUE}, told=[0, 1], stopped=[0])
+    tables = ended(stopped, served, ending=ending)
+    assert verdict(tables) == ("timeout", 124, 0, "timed")
+    assert tables["runs"][0]["error"].startswith(f"{OVERDUE}: rank 0 is stopped")
+
+
 def test_who_was_overdue_is_not_taken_for_one_who_heard_that_it_was_to_stop() -> None:
     late = rank(1, status="interrupted", exit_code=143, error="stopped by SIGTERM", phase="timed")
     tables = ended(rank(0), late, ending=Ending(exit_codes={0: 0, 1: 143}, overdue={1: OVERDUE}, told=[1]))
