@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import pandas as pd
@@ -99,7 +99,7 @@ def test_committed_tables_are_read_by_pandas_and_duckdb(tmp_path: Path) -> None:
 
 def test_runs_come_last_so_that_a_visible_run_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    monkeypatch.setattr("results.store._write_parquet", lambda path, table, rows: order.append(table))
+    monkeypatch.setattr("results.store._write_parquet", lambda folder, name, table, rows: order.append(table))
     Store(tmp_path).commit("A", NOW, {name: [] for name in TABLES})
     assert order[-1] == "runs"
     assert sorted(order) == sorted(TABLES)
@@ -111,14 +111,14 @@ def test_a_failed_write_leaves_no_half_file_and_keeps_the_shards(
     store = Store(tmp_path)
     store.open_shard("A", "rank-00000").close()
 
-    def full_disk(table: Any, path: Path) -> None:
-        path.write_bytes(b"PAR1")
+    def full_disk(table: Any, file: IO[bytes], **_options: Any) -> None:
+        file.write(b"PAR1")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full_disk)
     with pytest.raises(OSError, match="No space left"):
         store.commit("A", NOW, {"runs": [run_row("A")]})
-    assert not list(tmp_path.rglob("*.parquet*"))
+    assert not list(tmp_path.rglob(".*.tmp")) + list(tmp_path.rglob("*.parquet"))
     assert len(store.read_shards("A")) == 1
 
 
