@@ -116,18 +116,31 @@ def _alike(held: object, wanted: object) -> bool:
     return str(held).partition("<")[0] == str(wanted).partition("<")[0]
 
 
-def fault(path: Path, table: str) -> str | None:
-    """Why a file cannot be read as this table; None when it can. Reads it whole, against its pages' checksums."""
+def checked(path: Path, table: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a file, all of which was read against the checksums of its pages. Raises Foreign, with the reason
+    alone, when it cannot be read as this table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):
-                file.read_row_group(group)
-            return strange(file.schema_arrow, table)
+            if reason := strange(file.schema_arrow, table):
+                raise Foreign(reason)
+            if lacking := [name for name in columns if name not in file.schema_arrow.names]:
+                raise Foreign(f"lacks {lacking[0]}")
+            groups = [file.read_row_group(group).select(columns) for group in range(file.num_row_groups)]
+            return pa.concat_tables(groups) if groups else file.schema_arrow.empty_table().select(columns)
     except (OSError, pa.ArrowException) as error:
-        return unreadable(error)
+        raise Foreign(unreadable(error)) from None
+
+
+def fault(path: Path, table: str) -> str | None:
+    """Why a file cannot be read as this table; None when it can."""
+    try:
+        checked(path, table, IDENTITY[table])
+    except Foreign as reason:
+        return str(reason)
+    return None
 
 
 def unreadable(error: Exception) -> str:

@@ -38,6 +38,8 @@ class Ending:
     """The signal that asked the whole run to stop."""
     last_words: Mapping[int, str] = field(default_factory=dict)
     """Rank -> the end of what it wrote to standard error."""
+    unwatched: str | None = None
+    """Why nobody saw how the ranks ended; of those that did not say it themselves."""
 
     def how_lost(self, rank: int) -> str | None:
         """What killed a rank that was watched; None where nothing did."""
@@ -88,7 +90,7 @@ def _rank_row(run_id: str, rank: int, said: Mapping[str, Any], ending: Ending) -
         row["exit_code"] = code if code >= 0 else 128 - code
     if "status" not in row:
         row["status"] = "lost"
-        row["error"] = _how_lost(code, ending.last_words.get(rank))
+        row["error"] = ending.unwatched or _how_lost(code, ending.last_words.get(rank))
     return row
 
 

@@ -144,7 +144,7 @@ class Store:
     def discard(self, run_id: str) -> None:
         """Forgets the shards of a run."""
         with contextlib.suppress(OSError), folders.opened(self.root, SHARDS, run_id, make=False) as folder:
-            for path in (self.root / SHARDS / run_id).iterdir():
+            for path in sorted((self.root / SHARDS / run_id).iterdir()):  # the launcher's last: it is who is alive
                 os.unlink(path.name, dir_fd=folder)
         with contextlib.suppress(OSError), folders.opened(self.root, SHARDS, make=False) as folder:
             os.rmdir(run_id, dir_fd=folder)
