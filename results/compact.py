@@ -142,7 +142,9 @@ def _rows(path: Path, table: str, run_ids: set[str]) -> Iterator[pa.Table]:
                 if not held <= promised:
                     raise _Unfit(path, f"holds rows of {min(map(str, held - promised))}, which it does not say")
                 yield _in_todays_schema(rows, table)
-    except (OSError, ValueError, pa.ArrowException, files.Foreign) as error:
+    except files.Foreign as reason:
+        raise _Unfit(path, str(reason)) from None
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _Unfit(path, files.unreadable(error)) from None
     run_ids |= promised
 

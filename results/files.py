@@ -72,14 +72,10 @@ def runs_of(path: Path) -> frozenset[str]:
 
     if not path.name.startswith(COMPACTED):
         return frozenset([path.stem])
-    return listed_runs((pq.read_metadata(path).metadata or {}).get(RUN_IDS), path)
-
-
-def listed_runs(text: bytes | None, path: Path) -> frozenset[str]:
-    """The runs that the footer of a compacted file lists. Raises Foreign."""
+    text = (pq.read_metadata(path).metadata or {}).get(RUN_IDS)
     runs = json.loads(text) if text else None
     if not isinstance(runs, list) or not all(isinstance(run_id, str) for run_id in runs):
-        raise Foreign(f"{path} is called compacted and does not say of which runs")
+        raise Foreign("is called compacted and does not say of which runs")
     return frozenset(runs)
 
 

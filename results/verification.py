@@ -115,9 +115,8 @@ def _rows(path: Path, table: str, rows: pa.Table, promised: frozenset[str], veri
         if lacking := sorted(promised - held):
             yield Finding(str(path), f"holds no row of {lacking[0]}")
         if newest > SCHEMA_VERSION:
-            yield Finding(
-                str(path), f"holds rows of schema {newest}, this TrainScale knows {SCHEMA_VERSION}: update it"
-            )
+            text = f"holds rows of schema {newest}; this TrainScale knows {SCHEMA_VERSION} and earlier: update it"
+            yield Finding(str(path), text)
     elif table in RUN_TABLES:
         for row in counted:
             verified.ranks[table].setdefault(row["run_id"], set()).add(row["rank"])
