@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from analysis.command import console, name_skipped, perform, say
+from analysis.command import console, name_skipped, say
 from analysis.errors import AnalysisError
 from analysis.options import Selection, Words
-from analysis.text import printable
+from results.command_line import perform, printable
 
 if TYPE_CHECKING:
     from analysis.metrics import Metric

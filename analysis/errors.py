@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from results.command_line import Refused
 from results.exit_codes import ExitCode
 
 
-class AnalysisError(Exception):
+class AnalysisError(Refused):
     """The store holds no answer to the question."""
 
     exit_code = ExitCode.USAGE

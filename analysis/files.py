@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.errors import AnalysisError
-from results.schema import RUN_TABLES, arrow_schema
+from results import files as store_files
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ def directories(patterns: Sequence[str]) -> list[Path]:
 
 
 def of_table(roots: Sequence[Path], table: str, since: str | None, until: str | None) -> list[Path]:
-    """The parquet files of a table, of the days that the folders are named after."""
-    days = (day for root in roots for day in sorted((root / table).glob("date=*")))
+    """The parquet files of a table, of the days that the folders are named after; each run is in one of them."""
+    days = (day for root in roots for day in store_files.days(root, table))
     chosen = [day for day in days if (since or "") <= day.name[5:] <= (until or "9")]
-    return [path for day in chosen for path in sorted(day.glob("*.parquet")) if not path.name.startswith(".")]
+    return [path for day in chosen for path in store_files.of_day(day)]
 
 
 def without_runs(paths: Sequence[Path], left_out: Collection[str]) -> list[Path]:
@@ -49,39 +49,6 @@ def without_runs(paths: Sequence[Path], left_out: Collection[str]) -> list[Path]
 
 def sort_out(paths: Sequence[Path], table: str) -> tuple[list[Path], list[Skipped]]:
     """(files that can be read as this table, those that cannot). Reads every file whole, so only after trouble."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    wanted = {field.name: field.type for field in arrow_schema(table)}
-    good: list[Path] = []
-    bad: list[Skipped] = []
-    for path in paths:
-        try:
-            held = pq.ParquetFile(path).read().schema
-        except (OSError, pa.ArrowException) as error:
-            bad.append(Skipped(path, f"cannot be read ({' '.join(str(error).split())[:120]})"))
-            continue
-        if reason := _foreign({field.name: field.type for field in held}, wanted, table):
-            bad.append(Skipped(path, reason))
-        else:
-            good.append(path)
-    return good, bad
-
-
-def _foreign(held: dict[str, object], wanted: dict[str, object], table: str) -> str | None:
-    lacking = [name for name in IDENTITY[table] if name not in held]
-    if lacking:
-        return f"is not of table {table!r}: lacks {', '.join(lacking)}"
-    # Structs grow with the schema's versions; plain columns keep their type.
-    other = [name for name in held if name in wanted and not _alike(held[name], wanted[name])]
-    return f"is not of table {table!r}: {other[0]} is {held[other[0]]}" if other else None
-
-
-def _alike(held: object, wanted: object) -> bool:
-    return str(held).partition("<")[0] == str(wanted).partition("<")[0]
-
-
-IDENTITY = {
-    table: ("run_id", "schema_version", "status") if table == "runs" else ("run_id", "rank") for table in RUN_TABLES
-}
-"""The columns that no row of a table lacks."""
+    faults = {path: store_files.fault(path, table) for path in paths}
+    bad = [Skipped(path, reason) for path, reason in faults.items() if reason is not None]
+    return [path for path, reason in faults.items() if reason is None], bad

@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes
 
-from analysis.command import console, name_skipped, perform
+from analysis.command import console, name_skipped
 from analysis.errors import AnalysisError
 from analysis.options import Selection
-from analysis.text import printable
+from results.command_line import perform, printable
 from results.exit_codes import ExitCode
 
 if TYPE_CHECKING:

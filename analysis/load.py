@@ -13,6 +13,7 @@ import fnmatch
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
@@ -120,10 +121,10 @@ class Results:
         step_times: bool = True,
     ) -> None:
         self._selection, self._keep, self._step_times = selection, keep, step_times
-        roots = files.directories(selection.results_dir or (RESULTS_DIR,))
-        days = _day("since", selection.since), _day("until", selection.until)
+        self._roots = roots = files.directories(selection.results_dir or (RESULTS_DIR,))
+        self._days = _day("since", selection.since), _day("until", selection.until)
         self.skipped: list[Skipped] = []
-        self.tables = Tables({table: files.of_table(roots, table, *days) for table in RUN_TABLES})
+        self.tables = Tables(self._listed())
         if not self.tables.paths["runs"]:
             held = [path.parent.name[5:] for path in files.of_table(roots, "runs", None, None)]
             raise AnalysisError(f"no run of the days that were asked for: there are some of {held[0]} to {held[-1]}")
@@ -148,16 +149,32 @@ class Results:
 
     def _again(self, tables: Iterable[str], reading: Callable[[], T]) -> T:
         """What `reading` returns; after trouble once more without the files of `tables` that cannot be read."""
-        try:
-            return reading()
-        except (duckdb.Error, Foreign):
-            sorted_out = {table: files.sort_out(self.tables.paths[table], table) for table in tables}
-            bad = [skipped for _, found in sorted_out.values() for skipped in found]
-            if not bad:  # the files are sound: the mistake is ours
-                raise
-            self.skipped += bad
-            self.tables.paths = {**self.tables.paths, **{table: good for table, (good, _) in sorted_out.items()}}
-            return reading()
+        while True:
+            try:
+                return reading()
+            except (duckdb.Error, Foreign):
+                # If neither, the files are sound: the mistake is ours.
+                if not self._look_again() and not self._set_aside(tables):
+                    raise
+
+    def _listed(self) -> dict[str, list[Path]]:
+        return {table: files.of_table(self._roots, table, *self._days) for table in RUN_TABLES}
+
+    def _look_again(self) -> bool:
+        """Whether files are gone because they were merged into others (`results.compact`), which are then known."""
+        if all(path.exists() for paths in self.tables.paths.values() for path in paths):
+            return False
+        skipped = {each.path for each in self.skipped}
+        found = {table: [path for path in paths if path not in skipped] for table, paths in self._listed().items()}
+        before, self.tables.paths = self.tables.paths, found
+        return found != before
+
+    def _set_aside(self, tables: Iterable[str]) -> bool:
+        sorted_out = {table: files.sort_out(self.tables.paths[table], table) for table in tables}
+        bad = [skipped for _, found in sorted_out.values() for skipped in found]
+        self.skipped += bad
+        self.tables.paths = {**self.tables.paths, **{table: good for table, (good, _) in sorted_out.items()}}
+        return bool(bad)
 
     def _read(self) -> pd.DataFrame:
         self.tables.collect("runs", {"chosen": _RUNS})

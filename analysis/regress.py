@@ -11,9 +11,10 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from analysis.command import console, name_skipped, perform, say
+from analysis.command import console, name_skipped, say
 from analysis.errors import AnalysisError
 from analysis.options import Selection, Words
+from results.command_line import perform
 
 PROG = "analysis.regress"
 

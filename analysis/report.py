@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes
 
-from analysis.command import console, name_skipped, perform
+from analysis.command import console, name_skipped
 from analysis.options import Selection
-from results.command_line import Refused
+from results.command_line import Refused, perform
 
 if TYPE_CHECKING:
     from analysis.content import Content

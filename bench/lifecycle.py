@@ -11,7 +11,7 @@ from bench.plan import Plan
 from bench.summary import summarise
 from bench.telemetry import Gpus
 from results.exit_codes import ExitCode
-from results.record import Ending, conclude
+from results.record import Ending, conclude, could_not_start
 from results.store import Shard, ShardContent, Store
 
 RUN_ID = "TRAINSCALE_RUN_ID"
@@ -80,7 +80,7 @@ def finish(store: Store, run_id: str, shards: list[ShardContent], ending: Ending
     tables = conclude(run_id, shards, ending, datetime.now(timezone.utc))
     run_row = tables["runs"][0]
     unwritten = None
-    if run_row["exit_code"] in (ExitCode.USAGE, ExitCode.ENVIRONMENT) and not tables["iters"]:
+    if could_not_start(tables):
         store.discard(run_id)
     else:
         try:

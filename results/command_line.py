@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+
+from results.exit_codes import ExitCode
+from results.store import StoreError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,7 +25,8 @@ T = TypeVar("T")
 
 
 class Refused(Exception):
-    """A command line or a settings file that cannot be used; one line with the remedy."""
+    """What was asked for cannot be done, as with a flag or a settings file that cannot be used; one line with the
+    remedy."""
 
     exit_code = 2
 
@@ -38,6 +43,40 @@ def parse(options: type[T], prog: str, words: Sequence[str]) -> T:
         # tyro draws a box for people; here an error is one line.
         text = re.sub(r"[^\x20-\x7e]+|-{3,}", " ", said.getvalue().replace("\n", " ")).partition("For full helptext")[0]
         raise Refused(f"{' '.join(text.split())}; see --help") from None
+
+
+def perform(prog: str, options: type[T], argv: Sequence[str], work: Callable[[T], int]) -> int:
+    """Parses the command line of `python -m PROG`, does the work and returns the exit code; every error is one line.
+
+    `work` loads what is slow to load, so that --help and a mistyped flag are answered before.
+    """
+    try:
+        code = work(parse(options, f"python -m {prog}", argv))
+        sys.stdout.flush()  # here a reader that has gone can be met
+        return code
+    except (Refused, StoreError) as error:
+        return complain(prog, str(error), error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough ('| head'); what is still buffered must not raise again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except OSError as error:
+        where = f" {str(error.filename)!r}" if error.filename is not None else ""
+        return complain(prog, f"cannot read or write{where}: {error.strerror or error}", ExitCode.USAGE)
+    except KeyboardInterrupt:
+        return complain(prog, "interrupted", ExitCode.SIGINT)
+
+
+def complain(prog: str, text: str, code: int) -> int:
+    """Says on one line of standard error what is wrong; returns the exit code."""
+    # A name from a store may hold anything; a line stays a line.
+    print(f"{prog}: {' '.join(printable(text).split())}", file=sys.stderr)
+    return code
+
+
+def printable(text: object) -> str:
+    """On one line and without control characters: no word of a store moves a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(text))
 
 
 def flag(name: str) -> str:

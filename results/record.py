@@ -51,6 +51,8 @@ class Ending:
     """Those of them that did nothing until somebody would let them go on: SIGSTOP, or a debugger."""
     stacks: Mapping[int, str] = field(default_factory=dict)
     """Rank -> what its threads were doing then."""
+    unwatched: str = "left no word: killed, or its results directory is not the one that rank 0 reads"
+    """Why nobody knows how a rank ended that nobody here watched and that did not say it itself."""
 
     def of(self, rank: int, said: Mapping[str, Any]) -> dict[str, Any]:
         """What the watcher of a rank has to add to what it `said` itself: fields of `ranks`."""
@@ -110,8 +112,13 @@ def conclude(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_
     return {"runs": [run], "ranks": ranks, "iters": iters, "telemetry": telemetry}
 
 
+def could_not_start(tables: Tables) -> bool:
+    """The user's words or the machine did not let the run begin: there is nothing to keep of it."""
+    return tables["runs"][0]["exit_code"] in (ExitCode.USAGE, ExitCode.ENVIRONMENT) and not tables["iters"]
+
+
 def _rank_row(run_id: str, rank: int, said: Mapping[str, Any], ending: Ending) -> dict[str, Any]:
-    unheard = {"status": "lost", "error": "left no word: killed, or its results directory is not the one rank 0 reads"}
+    unheard = {"status": "lost", "error": ending.unwatched}
     row = {**said, **ending.of(rank, said)}
     return {"run_id": run_id, "rank": rank, **({} if "status" in row else unheard), **row}
 

@@ -3,9 +3,11 @@
 A shard is a file of JSON lines that one process appends to, so what was measured survives whatever happens to that
 process. `commit` turns rows into parquet with temporary name, fsync, rename; the `runs` file comes last, so a run that
 can be seen is complete. Readers never see a shard or a temporary file: both live under names that start with a dot.
+docs/store.md says what survives what.
 
     results/data/.shards/<run_id>/rank-00000.jsonl
     results/data/<table>/date=YYYY-MM-DD/<run_id>.parquet
+    results/data/<table>/date=YYYY-MM-DD/compacted-*.parquet      the runs of a day that `results.compact` has merged
     results/data/.sweeps/<hash of the experiment>/<sweep_task>    for each run of a sweep that is ok: to find it again
                                                                   takes no reading of thousands of files
 """
@@ -13,20 +15,29 @@ can be seen is complete. Readers never see a shard or a temporary file: both liv
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from results import files, folders
 from results.schema import TABLES, arrow_schema
+from results.writers import myself
 
 Row = Mapping[str, Any]
+
+SHARDS, SWEEPS = ".shards", ".sweeps"
+
+_SHARD = ".jsonl"
+
+_KINDS = ("run", "rank", "iters", "telemetry", "writers")
+"""Of lines in a shard."""
 
 _RECENT = 500
 
@@ -51,15 +62,24 @@ class ShardContent:
     rank: dict[str, Any] = field(default_factory=dict)
     iters: list[dict[str, Any]] = field(default_factory=list)
     telemetry: list[dict[str, Any]] = field(default_factory=list)
+    writers: list[dict[str, Any]] = field(default_factory=list)
+    """The processes that opened it, as `results.writers.myself` describes them."""
 
 
 class Shard:
-    """An append-only file. Every call is one write of one line, so threads may share a shard and a kill costs at
-    most the line being written."""
+    """An append-only file. Every call is one write of one line, so threads may share a shard and a kill or a full disk
+    costs at most the line being written."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+    def __init__(self, folder: int, name: str) -> None:
+        self._name = name
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        self._fd = os.open(f"{folders.component(name)}{_SHARD}", flags, 0o666, dir_fd=folder)
+        try:
+            os.fsync(folder)
+            self._append("writers", myself())
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def update_run(self, **fields: Any) -> None:
         """Sets fields of the run's row; the last writer of a field wins, and dicts are joined."""
@@ -86,7 +106,11 @@ class Shard:
         os.close(self._fd)
 
     def _append(self, kind: str, row: Row) -> None:
-        os.write(self._fd, (json.dumps([kind, row], separators=(",", ":")) + "\n").encode())
+        # The line break comes first: it ends whatever an earlier write, ours or that of a dead process, left half done.
+        line = ("\n" + json.dumps([kind, row], separators=(",", ":"))).encode()
+        if os.write(self._fd, line) < len(line):
+            # No second write for the rest: another thread's line may stand between by now.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._name)
 
 
 class Store:
@@ -97,11 +121,11 @@ class Store:
 
     def prepare(self) -> None:
         """Creates the directory and proves that it can be written. Raises StoreError."""
-        probe = self.root / f".probe-{os.getpid()}"
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
+            with folders.opened(self.root) as folder:
+                probe = f".probe-{secrets.token_hex(4)}"
+                folders.touch(folder, probe)
+                os.unlink(probe, dir_fd=folder)
         except OSError as error:
             raise StoreError(
                 f"results directory {str(self.root)!r} cannot be written ({error.strerror}): "
@@ -110,17 +134,22 @@ class Store:
 
     def open_shard(self, run_id: str, name: str) -> Shard:
         """A new or continued shard of a run. `name` is unique in the run."""
-        return Shard(self._shard_dir(run_id) / f"{name}.jsonl")
+        with folders.opened(self.root, SHARDS, run_id) as folder:
+            return Shard(folder, name)
 
     def read_shards(self, run_id: str) -> list[ShardContent]:
-        """Everything the processes of a run wrote, sorted by name. A half-written last line is left out."""
-        return [_read_shard(path) for path in sorted(self._shard_dir(run_id).glob("*.jsonl"))]
+        """Everything the processes of a run wrote, sorted by name. A half-written line is left out."""
+        return [_read_shard(path) for path in sorted((self.root / SHARDS / run_id).glob(f"*{_SHARD}"))]
 
     def discard(self, run_id: str) -> None:
         """Forgets the shards of a run."""
-        shutil.rmtree(self._shard_dir(run_id), ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self._shard_dir(run_id).parent.rmdir()
+        with contextlib.suppress(OSError), folders.opened(self.root, SHARDS, run_id, make=False) as folder:
+            for path in sorted((self.root / SHARDS / run_id).iterdir()):  # the launcher's last: it is who is alive
+                os.unlink(path.name, dir_fd=folder)
+        with contextlib.suppress(OSError), folders.opened(self.root, SHARDS, make=False) as folder:
+            os.rmdir(run_id, dir_fd=folder)
+        with contextlib.suppress(OSError), folders.opened(self.root, make=False) as folder:
+            os.rmdir(SHARDS, dir_fd=folder)
 
     def commit(self, run_id: str, started_at: datetime, tables: Mapping[str, Iterable[Row]]) -> None:
         """Writes one file a table, `runs` last, then drops the shards.
@@ -130,7 +159,8 @@ class Store:
         """
         day = f"date={started_at:%Y-%m-%d}"
         for table in sorted(tables, key=lambda name: name == "runs"):
-            _write_parquet(self.root / table / day / f"{run_id}.parquet", table, list(tables[table]))
+            with folders.opened(self.root, table, day) as folder:
+                _write_parquet(folder, f"{run_id}.parquet", table, list(tables[table]))
         self.note_finished(tables.get("runs", ()))
         self.discard(run_id)
 
@@ -138,36 +168,36 @@ class Store:
         """Marks those of a sweep that are ok, for `finished_tasks`."""
         for row in runs:
             if row.get("sweep_task") and row["status"] == "ok":
-                marker = self._sweep_dir(row["experiment"]) / row["sweep_task"]
-                marker.parent.mkdir(parents=True, exist_ok=True)
-                marker.touch()
+                with folders.opened(self.root, SWEEPS, _digest(row["experiment"])) as folder:
+                    folders.touch(folder, row["sweep_task"])
 
     def finished_tasks(self, experiment: str) -> set[str]:
         """`sweep_task` of every run of the experiment that was ok."""
-        try:
-            return {entry.name for entry in os.scandir(self._sweep_dir(experiment))}
-        except FileNotFoundError:
-            return set()
+        return {*folders.listed(self.root / SWEEPS / _digest(experiment))}
 
     def newest_run(self, **equal: Any) -> str | None:
-        """run_id of the newest run, ended or cut off, whose fields have these values, among the last _RECENT."""
-        import pyarrow.parquet as pq
+        """run_id of the newest run, ended or cut off, whose fields have these values, among the last _RECENT or so."""
+        cut_off = [path for path in self.root.glob(f"{SHARDS}/*/run{_SHARD}") if _has(_read_shard(path).run, equal)]
+        return max(self._newest_ended(equal), *(path.parent.name for path in cut_off), "") or None
 
-        ended = sorted(self.root.glob("runs/date=*/*.parquet"), key=lambda path: path.name, reverse=True)[:_RECENT]
-        found = (path.stem for path in ended if _has(pq.ParquetFile(path).read(columns=[*equal]).to_pylist()[0], equal))
-        cut_off = [path for path in self.root.glob(".shards/*/run.jsonl") if _has(_read_shard(path).run, equal)]
-        return max(next(found, ""), *(path.parent.name for path in cut_off), "") or None
+    def _newest_ended(self, equal: Row) -> str:
+        looked_at = 0
+        for day in sorted(self.root.glob("runs/date=*"), reverse=True):
+            rows = files.rows_of_day(day, ["run_id", *equal])
+            found = max((row["run_id"] for row in rows if _has(row, equal)), default=None)
+            looked_at += len(rows)
+            if found or looked_at >= _RECENT:
+                return found or ""
+        return ""
 
     def open_run(self, shard: str, **rank: Any) -> str | None:
         """run_id of a run that has not been concluded, whose shard of that name has these fields of a rank."""
-        shards = self.root.glob(f".shards/*/{shard}.jsonl")
+        shards = self.root.glob(f"{SHARDS}/*/{shard}{_SHARD}")
         return next((path.parent.name for path in shards if _has(_read_shard(path).rank, rank)), None)
 
-    def _sweep_dir(self, experiment: str) -> Path:
-        return self.root / ".sweeps" / hashlib.sha256(experiment.encode()).hexdigest()[:16]
 
-    def _shard_dir(self, run_id: str) -> Path:
-        return self.root / ".shards" / run_id
+def _digest(experiment: str) -> str:
+    return hashlib.sha256(experiment.encode()).hexdigest()[:16]
 
 
 def _read_shard(path: Path) -> ShardContent:
@@ -195,15 +225,16 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         text = path.read_bytes()
     except FileNotFoundError:  # concluded while we looked
         return
-    for line in text.splitlines():
+    for line in text.split(b"\n"):
         try:
             kind, row = json.loads(line)
-        except ValueError:
-            return
-        yield kind, row
+        except (ValueError, TypeError):  # half a line is never JSON: its last bracket is missing
+            continue
+        if kind in _KINDS and isinstance(row, dict):
+            yield kind, row
 
 
-def _write_parquet(path: Path, table: str, rows: list[Row]) -> None:
+def _write_parquet(folder: int, name: str, table: str, rows: list[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -211,20 +242,5 @@ def _write_parquet(path: Path, table: str, rows: list[Row]) -> None:
     for row in rows:
         if unknown := set(row) - known:
             raise ValueError(f"table {table!r} has no column {sorted(unknown)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(table)), temporary)
-        _fsync(temporary)
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with folders.replaced(folder, name) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(table)), file, write_page_checksum=True)

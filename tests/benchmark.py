@@ -65,7 +65,7 @@ class Benchmark:
 def shard_lines(benchmark: Benchmark, rank: int, kind: str) -> int:
     """Rows of a kind that a rank of the run under way has written."""
     paths = list(benchmark.results.glob(f".shards/*/rank-{rank:05d}.jsonl"))
-    return sum(json.loads(line)[0] == kind for line in paths[0].read_text().splitlines()[:-1]) if paths else 0
+    return sum(json.loads(line)[0] == kind for line in paths[0].read_text().splitlines()[1:-1]) if paths else 0
 
 
 def wait_until_timing(benchmark: Benchmark, process: subprocess.Popen[str], ranks: int = 2) -> None:
@@ -80,7 +80,7 @@ def wait_until_timing(benchmark: Benchmark, process: subprocess.Popen[str], rank
 def worker_pid(benchmark: Benchmark, rank: int) -> int:
     """The process of a rank of the run under way."""
     (path,) = benchmark.results.glob(f".shards/*/rank-{rank:05d}.jsonl")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
     return next(int(row["pid"]) for kind, row in rows if kind == "rank" and "pid" in row)
 
 

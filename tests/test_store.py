@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import hashlib
+import os
 import threading
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from results.check import check
+from results.compact import compact
 from results.schema import COMPARABLE_FIELDS, RUNS, TABLES, arrow_schema, comparability_key
 from results.store import Store, StoreError
 from tests.many_ranks import ITERS, SAMPLES, write_and_merge
@@ -78,6 +82,115 @@ def test_a_shard_never_follows_a_planted_link(tmp_path: Path) -> None:
     assert target.read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".shards",
+        ".shards/R",
+        ".shards/R/run.jsonl",
+        "runs",
+        "runs/date=2026-05-01",
+        "runs/date=2026-05-01/.R.parquet.aa.tmp",
+        ".probe-aa",
+        ".sweeps",
+        f".sweeps/{hashlib.sha256(b'e').hexdigest()[:16]}",
+        f".sweeps/{hashlib.sha256(b'e').hexdigest()[:16]}/task",
+        ".maintenance",
+    ],
+)
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_no_planted_link_is_followed_out_of_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    """Whatever stands there: outside nothing is made, changed or removed."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "R").mkdir()
+    (outside / "R" / "run.jsonl").write_text("precious")
+    (outside / "file").write_text("precious")
+    before = sorted((path, path.lstat().st_mtime_ns) for path in outside.rglob("*"))
+    link = tmp_path / "data" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to({"file": outside / "file", "folder": outside, "nothing": outside / "new"}[kind])
+    monkeypatch.setattr("secrets.token_hex", lambda _: "aa")
+    store = Store(tmp_path / "data")
+    row = run_row("R", experiment="e", sweep_task="task")
+
+    def write_shard() -> None:
+        shard = store.open_shard("R", "run")
+        shard.update_run(model="m")
+        shard.close()
+
+    refused = 0
+    for act in (
+        store.prepare,
+        write_shard,
+        lambda: store.commit("R", NOW, {"runs": [row]}),
+        lambda: store.discard("R"),
+        lambda: check(store.root, recover=True, older_than_s=0),
+        lambda: compact(store.root, NOW.date() + timedelta(days=9)),
+    ):
+        try:
+            act()
+        except (OSError, StoreError):
+            refused += 1
+    assert refused
+    assert sorted((path, path.lstat().st_mtime_ns) for path in outside.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\0b"])
+def test_no_name_leads_out_of_the_directory(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path / "data")
+    with pytest.raises(OSError, match="cannot be the name"):
+        store.open_shard(name, "run")
+    with pytest.raises(OSError, match="cannot be the name"):
+        store.open_shard("R", name)
+    if name:
+        with pytest.raises(OSError, match="cannot be the name"):
+            store.note_finished([run_row("R", experiment="e", sweep_task=name)])
+
+
+@pytest.mark.parametrize(("umask", "file_mode", "folder_mode"), [(0o027, 0o640, 0o750), (0o002, 0o664, 0o775)])
+def test_files_are_made_with_the_users_umask(tmp_path: Path, umask: int, file_mode: int, folder_mode: int) -> None:
+    root = tmp_path / "data"
+    store = Store(root)
+    before = os.umask(umask)
+    try:
+        store.prepare()
+        store.open_shard("A", "run").close()
+        for run_id in "BC":
+            store.commit(run_id, NOW, {"runs": [run_row(run_id, experiment="e", sweep_task="t")]})
+        compact(root, NOW.date() + timedelta(days=9))
+    finally:
+        os.umask(before)
+    modes = {path: path.stat().st_mode & 0o777 for path in (root, *root.rglob("*"))}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {folder_mode}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {file_mode}
+
+
+def test_half_a_line_hides_none_that_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk takes the start of a line; later there is room again, for this process or for another."""
+    store = Store(tmp_path)
+    shard = store.open_shard("R", "rank-00000")
+    shard.add_iter({"iter": 0})
+    real = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda fd, line: real(fd, line[: len(line) - 1]))
+        with pytest.raises(OSError, match="No space left"):
+            shard.add_iter({"iter": 1})
+    shard.add_iter({"iter": 2})
+    shard.close()
+    (path,) = (tmp_path / ".shards" / "R").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    again = store.open_shard("R", "rank-00000")
+    again.add_iter({"iter": 3})
+    again.close()
+    path.write_bytes(path.read_bytes() + b'\n[1]\n{}\n["aura", {}]\n["iters", 7]\nnull\n\xff')
+    (content,) = store.read_shards("R")
+    assert [row["iter"] for row in content.iters] == [0, 3]
+    assert len(content.writers) == 2
+
+
 def test_committed_tables_are_read_by_pandas_and_duckdb(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.open_shard("A", "rank-00000").close()
@@ -99,7 +212,7 @@ def test_committed_tables_are_read_by_pandas_and_duckdb(tmp_path: Path) -> None:
 
 def test_runs_come_last_so_that_a_visible_run_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    monkeypatch.setattr("results.store._write_parquet", lambda path, table, rows: order.append(table))
+    monkeypatch.setattr("results.store._write_parquet", lambda folder, name, table, rows: order.append(table))
     Store(tmp_path).commit("A", NOW, {name: [] for name in TABLES})
     assert order[-1] == "runs"
     assert sorted(order) == sorted(TABLES)
@@ -111,14 +224,14 @@ def test_a_failed_write_leaves_no_half_file_and_keeps_the_shards(
     store = Store(tmp_path)
     store.open_shard("A", "rank-00000").close()
 
-    def full_disk(table: Any, path: Path) -> None:
-        path.write_bytes(b"PAR1")
+    def full_disk(table: Any, file: IO[bytes], **_options: Any) -> None:
+        file.write(b"PAR1")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full_disk)
     with pytest.raises(OSError, match="No space left"):
         store.commit("A", NOW, {"runs": [run_row("A")]})
-    assert not list(tmp_path.rglob("*.parquet*"))
+    assert not list(tmp_path.rglob(".*.tmp")) + list(tmp_path.rglob("*.parquet"))
     assert len(store.read_shards("A")) == 1
 
 

@@ -13,7 +13,7 @@ from analysis.drawing.plots import IDEAL_COLOUR, LINEAR_UP_TO, Line, devices_of,
 from analysis.metrics import GIB
 from analysis.scaling import RATE
 from analysis.stats import Interval
-from analysis.text import printable
+from results.command_line import printable
 
 # A '$' in a name is no formula.
 mpl.rcParams["text.parse_math"] = False

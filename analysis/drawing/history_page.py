@@ -10,8 +10,9 @@ from typing import Any
 from analysis.drawing.page import html
 from analysis.drawing.plots import COLOURS, OTHER_COLOUR, Plot, interval_text, layout
 from analysis.metrics import EFFICIENCY, Metric
-from analysis.text import inert, printable, short, shorts
+from analysis.text import inert, short, shorts
 from analysis.trends import Point, Trend
+from results.command_line import printable
 
 _LEVEL_COLOUR = "#9ca3af"
 _WORSE, _BETTER = "#dc2626", "#16a34a"

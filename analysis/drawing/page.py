@@ -16,7 +16,7 @@ from analysis import table
 from analysis.content import Content
 from analysis.drawing import charts, one_run, telemetry
 from analysis.drawing.plots import Plot, lines
-from analysis.text import printable
+from results.command_line import printable
 from results.schema import COMPARABLE_FIELDS
 
 MOST_FAILURES, MOST_MACHINES = 200, 20

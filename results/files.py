@@ -1,0 +1,149 @@
+"""The parquet files of a store: whose rows they hold, and what is wrong with them.
+
+A file is named after its run. One that `results.compact` made of many has another name, and its footer lists its runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from results.folders import listed
+from results.schema import TABLES, arrow_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COMPACTED = "compacted-"
+"""How the name of a file of many runs starts."""
+
+RUN_IDS = b"run_ids"
+"""Key in the footer of such a file: its runs as JSON, those without a row in the table too."""
+
+IDENTITY = {
+    table: {"runs": ("run_id", "schema_version", "status"), "verifications": ("verification_id", "verdict")}.get(
+        table, ("run_id", "rank")
+    )
+    for table in TABLES
+}
+"""The columns that no row of a table lacks; the first says whose row it is."""
+
+
+class Foreign(Exception):
+    """A file is not what its place and name say."""
+
+
+def of_day(folder: Path) -> list[Path]:
+    """The files of a table and day, each run in one of them, whatever an interrupted compaction has left there."""
+    return without_copies([folder / name for name in listed(folder) if is_table(name)])
+
+
+def is_table(name: str) -> bool:
+    """Whether a file of this name is one that readers see."""
+    return name.endswith(".parquet") and not name.startswith(".")
+
+
+def without_copies(paths: Sequence[Path]) -> list[Path]:
+    """The files but those whose runs are all in another one that was made of them."""
+    if len(paths) == 1 or not any(path.name.startswith(COMPACTED) for path in paths):
+        return [*paths]
+    kept: list[Path] = []
+    merged: set[str] = set()
+    runs = {path: runs_or_name(path) for path in paths}
+    for path in sorted(paths, key=lambda path: (-len(runs[path]), path.name)):
+        if not (merged and runs[path] <= merged):
+            kept.append(path)
+            merged |= runs[path] if path.name.startswith(COMPACTED) else set()
+    return sorted(kept)
+
+
+def runs_or_name(path: Path) -> frozenset[str]:
+    try:
+        return runs_of(path)
+    except (OSError, ValueError, Foreign):
+        return frozenset([path.stem])
+
+
+def runs_of(path: Path) -> frozenset[str]:
+    """The runs whose rows a file says it holds. Raises OSError or ValueError where it cannot be read, and Foreign."""
+    import pyarrow.parquet as pq
+
+    if not path.name.startswith(COMPACTED):
+        return frozenset([path.stem])
+    text = (pq.read_metadata(path).metadata or {}).get(RUN_IDS)
+    runs = json.loads(text) if text else None
+    if not isinstance(runs, list) or not all(isinstance(run_id, str) for run_id in runs):
+        raise Foreign("is called compacted and does not say of which runs")
+    return frozenset(runs)
+
+
+def rows_of_day(folder: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Some columns of all rows of a table and day; what cannot be read, or lacks a column, is left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    while True:
+        paths = of_day(folder)
+        rows: list[dict[str, Any]] = []
+        for path in paths:
+            try:
+                rows += pq.ParquetFile(path).read(columns=[*columns]).to_pylist()
+            except (OSError, pa.ArrowException):
+                continue
+        if of_day(folder) == paths:  # else a compaction took files away under our hands
+            return rows
+
+
+def strange(schema: pa.Schema, table: str) -> str | None:
+    """Why the columns of a file are not of this table, in whatever version; None when they are."""
+    held = {column.name: column.type for column in schema}
+    lacking = [name for name in IDENTITY[table] if name not in held]
+    if lacking:
+        return f"is not of table {table!r}: lacks {', '.join(lacking)}"
+    wanted = {field.name: field.type for field in arrow_schema(table)}
+    # Structs grow with the schema's versions; plain columns keep their type.
+    other = [name for name in held if name in wanted and not _alike(held[name], wanted[name])]
+    return f"is not of table {table!r}: {other[0]} is {held[other[0]]}" if other else None
+
+
+def _alike(held: object, wanted: object) -> bool:
+    return str(held).partition("<")[0] == str(wanted).partition("<")[0]
+
+
+def checked(path: Path, table: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a file, all of which was read against the checksums of its pages. Raises Foreign, with the reason
+    alone, when it cannot be read as this table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if reason := strange(file.schema_arrow, table):
+                raise Foreign(reason)
+            if lacking := [name for name in columns if name not in file.schema_arrow.names]:
+                raise Foreign(f"lacks {lacking[0]}")
+            groups = [file.read_row_group(group).select(columns) for group in range(file.num_row_groups)]
+            return pa.concat_tables(groups) if groups else file.schema_arrow.empty_table().select(columns)
+    except (OSError, pa.ArrowException) as error:
+        raise Foreign(unreadable(error)) from None
+
+
+def fault(path: Path, table: str) -> str | None:
+    """Why a file cannot be read as this table; None when it can."""
+    try:
+        checked(path, table, IDENTITY[table])
+    except Foreign as reason:
+        return str(reason)
+    return None
+
+
+def unreadable(error: Exception) -> str:
+    """The reason in words."""
+    return f"cannot be read ({' '.join(str(error).split())[:120]})"
+
+
+def days(root: Path, table: str) -> Iterator[Path]:
+    """The folders of a table, oldest first."""
+    return (root / table / name for name in listed(root / table) if name.startswith("date="))
