@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import import_module
@@ -35,7 +36,7 @@ from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, SCRATCH, STARTED_NS, Cluste
 from jobs.launch import GRACE_S, STOP_SIGNALS, Outcome, Worker, free_ports, launch
 from jobs.watchdog import Watchdog
 from results.record import RUN_SHARD, Ending, rank_shard
-from results.store import ShardContent, Store, new_run_id
+from results.store import Shard, ShardContent, Store, new_run_id
 from strategies import load
 from strategies.base import Strategy
 
@@ -180,9 +181,12 @@ def supervise(
     store.prepare()
     started_at = datetime.now(timezone.utc)
     run_id = new_run_id(started_at)
-    shard = None
+    ranks = [member.rank for member in launch_plan.members]
+    held: list[Shard] = []
     if launch_plan.answers_for_run:
-        shard = store.open_shard(run_id, RUN_SHARD)
+        # The workers' too: what they write can then be read even if somebody removes the directory meanwhile.
+        held = [store.open_shard(run_id, name) for name in (RUN_SHARD, *(rank_shard(rank) for rank in ranks))]
+        shard = held[0]
         shard.update_run(**plan.run_fields(), started_at=started_at.timestamp())
         output.print_header(plan)
     last_words: dict[int, str] = {}
@@ -197,13 +201,12 @@ def supervise(
 
     def while_they_start() -> None:
         # The workers measure nothing yet: the time to look around on this machine and to load what the end needs.
-        if shard is not None:
-            describe_run(shard, store, plan, env, gpus)
+        if held:
+            describe_run(held[0], store, plan, env, gpus)
             import_module("pyarrow.parquet")
 
     machine = plan.config.machine
     with tempfile.TemporaryDirectory(prefix="trainscale-", ignore_cleanup_errors=True) as scratch:
-        ranks = [member.rank for member in launch_plan.members]
         outcome = launch(
             _workers(launch_plan, argv, {**env, SCRATCH: scratch}, run_id, in_fork=in_fork),
             timeout_s=machine.timeout,
@@ -212,13 +215,15 @@ def supervise(
             on_started=while_they_start,
         )
     ending = _ending(outcome, machine.timeout, last_words)
-    if shard is None:
+    if not held:
         _speak_for(launch_plan.members[0], ending)
         if ending.exit_code:
             _let_rank_zero_record(store, launch_plan.members[0].rank, outcome, ending)
         return ending.exit_code
-    shard.close()
-    shards = _all_shards(store, run_id, launch_plan)
+    shards = _all_shards(store, run_id, launch_plan, held)
+    for shard in held:
+        with suppress(OSError):  # a disk that takes no more shows in what follows
+            shard.close()
     return finish(store, run_id, shards, ending, as_json=plan.config.output.json)
 
 
@@ -286,12 +291,12 @@ def _ending(outcome: Outcome, timeout_s: float, last_words: Mapping[int, str]) -
     )
 
 
-def _all_shards(store: Store, run_id: str, launch_plan: LaunchPlan) -> list[ShardContent]:
+def _all_shards(store: Store, run_id: str, launch_plan: LaunchPlan, held: Sequence[Shard]) -> list[ShardContent]:
     """Every rank's shard, once those elsewhere have written their last word, or in time."""
     deadline = time.monotonic() + _SHARD_PATIENCE_S
     ours = {member.rank for member in launch_plan.members}
     while True:
-        shards = store.read_shards(run_id)
+        shards = [*{shard.name: shard for shard in (*store.read_shards(run_id), *(s.content() for s in held))}.values()]
         here = [shard for shard in shards if shard.rank.get("rank") in ours]
         ended = sum("status" in shard.rank for shard in shards) - sum("status" in shard.rank for shard in here)
         # Ranks elsewhere learn the run's id at the rendezvous: if ours did not get through it, they will never write.

@@ -54,7 +54,7 @@ class Deadline:
     def __init__(self, folder: Path, rank: int) -> None:
         descriptor = os.open(folder / f"deadline-{rank}", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.ftruncate(descriptor, _SAID.size)
+            os.posix_fallocate(descriptor, 0, _SAID.size)  # on a disk that is full, memory without a file kills
             self._memory = mmap.mmap(descriptor, _SAID.size)
         finally:
             os.close(descriptor)

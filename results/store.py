@@ -72,7 +72,7 @@ class Shard:
 
     def __init__(self, folder: int, name: str) -> None:
         self._name = name
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         self._fd = os.open(f"{folders.component(name)}{_SHARD}", flags, 0o666, dir_fd=folder)
         try:
             os.fsync(folder)
@@ -96,6 +96,10 @@ class Shard:
     def add_telemetry(self, row: Row) -> None:
         """Adds a row to `telemetry`."""
         self._append("telemetry", row)
+
+    def content(self) -> ShardContent:
+        """What all processes have written to it so far, even if somebody has removed it since it was opened."""
+        return _content(self._name, os.pread(self._fd, os.fstat(self._fd).st_size, 0))
 
     def sync(self) -> None:
         """Returns when what was appended would survive a power cut."""
@@ -201,8 +205,15 @@ def _digest(experiment: str) -> str:
 
 
 def _read_shard(path: Path) -> ShardContent:
-    content = ShardContent(path.stem)
-    for kind, row in _lines(path):
+    try:
+        return _content(path.stem, path.read_bytes())
+    except FileNotFoundError:  # concluded while we looked
+        return ShardContent(path.stem)
+
+
+def _content(name: str, text: bytes) -> ShardContent:
+    content = ShardContent(name)
+    for kind, row in _lines(text):
         if kind in ("run", "rank"):
             join(getattr(content, kind), row)
         else:
@@ -220,11 +231,7 @@ def join(fields: dict[str, Any], later: Row) -> None:
         fields[name] = {**fields.get(name, {}), **value} if isinstance(value, dict) else value
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:  # concluded while we looked
-        return
+def _lines(text: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     for line in text.split(b"\n"):
         try:
             kind, row = json.loads(line)

@@ -92,9 +92,10 @@ def clean_environment() -> dict[str, str]:
     return kept | {"CUDA_VISIBLE_DEVICES": "-1", MARKER: str(os.getpid())}
 
 
-def running_benchmarks() -> dict[int, str]:
-    """pid -> command of every process that these tests started, or that such a process started, and that lives on."""
-    mark = f"{MARKER}={os.getpid()}".encode()
+def running_benchmarks(name: str = MARKER, value: str | None = None) -> dict[int, str]:
+    """pid -> command of every process that these tests started with such a variable, by default MARKER, or that such a
+    process started, and that lives on."""
+    mark = f"{name}={value or os.getpid()}".encode()
     found = {}
     for process in psutil.process_iter():
         try:
