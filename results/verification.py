@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from results import files, folders
 from results.finding import Finding
-from results.schema import RUN_TABLES, SCHEMA_VERSION, TABLES, arrow_schema
+from results.schema import RUN_TABLES, SCHEMA_VERSION, TABLES
 from results.store import SHARDS
 
 if TYPE_CHECKING:
@@ -79,8 +79,6 @@ def _strangers(folder: Path) -> Iterator[Finding]:
 
 
 def _look_at(path: Path, table: str, verified: Verified) -> Iterator[Finding]:
-    import pyarrow.parquet as pq
-
     holders = verified.holders[table]
     for run_id in files.runs_or_name(path):
         if (other := holders.setdefault(run_id, path)) != path:
@@ -88,15 +86,14 @@ def _look_at(path: Path, table: str, verified: Verified) -> Iterator[Finding]:
     columns = [*_KEYS[table], *(_OF_RUN if table == "runs" else ())]
     try:
         promised = files.runs_of(path)
-        extra = [name for name in pq.read_schema(path).names if name not in arrow_schema(table).names]
-        rows = files.checked(path, table, columns)
+        rows, schema = files.checked(path, table, columns)
     except files.Foreign as reason:
         yield Finding(str(path), str(reason))
         return
     except (OSError, ValueError) as error:
         yield Finding(str(path), files.unreadable(error))
         return
-    if extra:
+    if extra := files.later_columns(schema, table):
         yield Finding(str(path), f"has a column that this TrainScale lacks: {extra[0]}; update it")
     yield from _rows(path, table, rows, promised, verified)
 

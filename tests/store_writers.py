@@ -27,7 +27,7 @@ from results.schema import SCHEMA_VERSION
 from results.store import Store, StoreError, new_run_id
 
 RANKS, ITERS = 2, 4
-LIFE_S = 0.06
+LIFE_S = 0.05
 """At most so long between two kills."""
 
 
