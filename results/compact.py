@@ -150,7 +150,7 @@ def _rows(path: Path, table: str, run_ids: set[str]) -> Iterator[pa.Table]:
 
 
 def _why_not(schema: pa.Schema, table: str) -> str | None:
-    later = [name for name in schema.names if name not in arrow_schema(table).names]
+    later = files.later_columns(schema, table)
     return files.strange(schema, table) or (f"has a column that this TrainScale lacks: {later[0]}" if later else None)
 
 

@@ -96,6 +96,12 @@ def rows_of_day(folder: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
             return rows
 
 
+def later_columns(schema: pa.Schema, table: str) -> list[str]:
+    """Those that today's schema of the table lacks."""
+    known = {column.name for column in TABLES[table]}
+    return [name for name in schema.names if name not in known]
+
+
 def strange(schema: pa.Schema, table: str) -> str | None:
     """Why the columns of a file are not of this table, in whatever version; None when they are."""
     held = {column.name: column.type for column in schema}
@@ -112,9 +118,9 @@ def _alike(held: object, wanted: object) -> bool:
     return str(held).partition("<")[0] == str(wanted).partition("<")[0]
 
 
-def checked(path: Path, table: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a file, all of which was read against the checksums of its pages. Raises Foreign, with the reason
-    alone, when it cannot be read as this table."""
+def checked(path: Path, table: str, columns: Sequence[str]) -> tuple[pa.Table, pa.Schema]:
+    """Some columns of a file, all of which was read against the checksums of its pages, and its schema. Raises Foreign,
+    with the reason alone, when it cannot be read as this table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -124,8 +130,11 @@ def checked(path: Path, table: str, columns: Sequence[str]) -> pa.Table:
                 raise Foreign(reason)
             if lacking := [name for name in columns if name not in file.schema_arrow.names]:
                 raise Foreign(f"lacks {lacking[0]}")
-            groups = [file.read_row_group(group).select(columns) for group in range(file.num_row_groups)]
-            return pa.concat_tables(groups) if groups else file.schema_arrow.empty_table().select(columns)
+            groups = [
+                file.read_row_group(group, use_threads=False).select(columns) for group in range(file.num_row_groups)
+            ]
+            rows = pa.concat_tables(groups) if groups else file.schema_arrow.empty_table().select(columns)
+            return rows, file.schema_arrow
     except (OSError, pa.ArrowException) as error:
         raise Foreign(unreadable(error)) from None
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -257,6 +258,7 @@ def comparability_key(run: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@lru_cache
 def arrow_schema(table: str) -> pa.Schema:
     """The Arrow schema of one of TABLES."""
     import pyarrow as pa

@@ -75,7 +75,6 @@ class Shard:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         self._fd = os.open(f"{folders.component(name)}{_SHARD}", flags, 0o666, dir_fd=folder)
         try:
-            os.fsync(folder)
             self._append("writers", myself())
         except OSError:
             os.close(self._fd)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from results import files, folders
 from results.finding import Finding
-from results.schema import RUN_TABLES, SCHEMA_VERSION, TABLES, arrow_schema
+from results.schema import RUN_TABLES, SCHEMA_VERSION, TABLES
 from results.store import SHARDS
 
 if TYPE_CHECKING:
@@ -79,8 +79,6 @@ def _strangers(folder: Path) -> Iterator[Finding]:
 
 
 def _look_at(path: Path, table: str, verified: Verified) -> Iterator[Finding]:
-    import pyarrow.parquet as pq
-
     holders = verified.holders[table]
     for run_id in files.runs_or_name(path):
         if (other := holders.setdefault(run_id, path)) != path:
@@ -88,27 +86,30 @@ def _look_at(path: Path, table: str, verified: Verified) -> Iterator[Finding]:
     columns = [*_KEYS[table], *(_OF_RUN if table == "runs" else ())]
     try:
         promised = files.runs_of(path)
-        extra = [name for name in pq.read_schema(path).names if name not in arrow_schema(table).names]
-        rows = files.checked(path, table, columns)
+        rows, schema = files.checked(path, table, columns)
     except files.Foreign as reason:
         yield Finding(str(path), str(reason))
         return
     except (OSError, ValueError) as error:
         yield Finding(str(path), files.unreadable(error))
         return
-    if extra:
+    if extra := files.later_columns(schema, table):
         yield Finding(str(path), f"has a column that this TrainScale lacks: {extra[0]}; update it")
     yield from _rows(path, table, rows, promised, verified)
 
 
 def _rows(path: Path, table: str, rows: pa.Table, promised: frozenset[str], verified: Verified) -> Iterator[Finding]:
+    import pyarrow.compute as pc
+
     keys = _KEYS[table]
-    counted = rows.group_by([*keys]).aggregate([([], "count_all")]).to_pylist()
-    held = {row[keys[0]] for row in counted}
+    who = rows.group_by([*keys[:2]]).aggregate([]).to_pylist()
+    held = {row[keys[0]] for row in who}
     if strange := sorted(map(str, held - promised)):
         yield Finding(str(path), f"holds rows of {strange[0]}, which it does not say")
-    if table in _UNIQUE and (twice := [row for row in counted if row["count_all"] > 1]):
-        yield Finding(str(path), f"holds a row twice: {', '.join(f'{key} {twice[0][key]}' for key in keys)}")
+    if table in _UNIQUE:
+        counted = rows.group_by([*keys]).aggregate([([], "count_all")])
+        if twice := counted.filter(pc.greater(counted["count_all"], 1)).slice(0, 1).to_pylist():
+            yield Finding(str(path), f"holds a row twice: {', '.join(f'{key} {twice[0][key]}' for key in keys)}")
     if table == "runs":
         verified.rows.update((row["run_id"], row) for row in rows.to_pylist())
         newest = max((row["schema_version"] or 0 for row in rows.to_pylist()), default=0)
@@ -118,7 +119,7 @@ def _rows(path: Path, table: str, rows: pa.Table, promised: frozenset[str], veri
             text = f"holds rows of schema {newest}; this TrainScale knows {SCHEMA_VERSION} and earlier: update it"
             yield Finding(str(path), text)
     elif table in RUN_TABLES:
-        for row in counted:
+        for row in who:
             verified.ranks[table].setdefault(row["run_id"], set()).add(row["rank"])
 
 

@@ -75,6 +75,8 @@ HEAVY = "{'tensorflow', 'keras', 'pandas', 'pyarrow', 'duckdb', 'matplotlib', 'p
         "from jobs.sweep import main; main(['--help'])",
         "from bench.verify import main; main(['--help'])",
         "from bench.doctor import main; main(['--help'])",
+        "from results.check import main; main(['--help'])",
+        "from results.compact import main; main(['--help'])",
     ],
 )
 def test_no_framework_is_loaded_before_a_strategy_runs(code: str) -> None:
@@ -99,3 +101,11 @@ def test_every_row_of_the_table_is_a_strategy(name: str) -> None:
     strategy = load(name)
     assert issubclass(strategy, Strategy)
     assert strategy.name == ALIASES.get(name, name)
+
+
+def test_what_reads_the_store_never_unpickles() -> None:
+    for module, path in modules():
+        if module.split(".")[0] in ("results", "analysis"):
+            names = {name.id for name in ast.walk(ast.parse(path.read_text())) if isinstance(name, ast.Name)}
+            assert not names & {"pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}, module
+            assert "allow_pickle" not in path.read_text(), module
