@@ -13,9 +13,9 @@ from typing import TypeVar
 from rich.console import Console
 
 from analysis.errors import AnalysisError
-from analysis.text import printable
 from results.command_line import Refused, parse
 from results.exit_codes import ExitCode
+from results.text import printable
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from analysis.command import console, name_skipped, perform, say
 from analysis.errors import AnalysisError
 from analysis.options import Selection, Words
-from analysis.text import printable
+from results.text import printable
 
 if TYPE_CHECKING:
     from analysis.metrics import Metric

@@ -11,8 +11,9 @@ from analysis import diagnosis, findings, labels, provenance, table
 from analysis.configurations import Configuration, configurations
 from analysis.load import Results
 from analysis.scaling import Standing, standings
-from analysis.text import printable, some
+from analysis.text import some
 from analysis.words import count
+from results.text import printable
 
 _VALUES = 5
 """Of a field that differs, as many are shown."""

@@ -16,8 +16,8 @@ from tyro.conf import OmitArgPrefixes
 from analysis.command import console, name_skipped, perform
 from analysis.errors import AnalysisError
 from analysis.options import Selection
-from analysis.text import printable
 from results.exit_codes import ExitCode
+from results.text import printable
 
 if TYPE_CHECKING:
     from analysis.metrics import Metric

@@ -13,9 +13,9 @@ from rich.table import Table
 from analysis.gate import Gate, Line
 from analysis.markdown import points, rows
 from analysis.stats import Interval
-from analysis.text import printable
 from analysis.verdicts import Verdict
 from analysis.words import count
+from results.text import printable
 
 _STYLES = {
     Verdict.OK: "green",

@@ -12,7 +12,8 @@ from analysis import labels
 from analysis.metrics import gib, number
 from analysis.scaling import RATE, Standing
 from analysis.stats import Interval
-from analysis.text import printable, some
+from analysis.text import some
+from results.text import printable
 
 HEADINGS = (
     "workload",

@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from results.text import printable
+
 _DIGITS = 5
-
-
-def printable(text: object) -> str:
-    """On one line and without control characters: no word of a store moves a terminal's cursor."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(text))
 
 
 def inert(text: object) -> str:

@@ -47,12 +47,15 @@ def flag(name: str) -> str:
 
 def words_of(name: str, value: Any) -> list[str]:
     """A setting as words of a command line: a switch is there or not, a list repeats its flag, a table gives
-    NAME=VALUE; each value is in the same word as its flag, for it may start with a dash."""
+    NAME=VALUE; each value is in the same word as its flag, for it may start with a dash. Raises Refused."""
     if isinstance(value, bool):
         return [flag(name)] if value else []
     if isinstance(value, dict):
         value = [f"{key}={text}" for key, text in value.items()]
-    return [f"{flag(name)}={each}" for each in (value if isinstance(value, list) else [value])]
+    words = [f"{flag(name)}={each}" for each in (value if isinstance(value, list) else [value])]
+    if any("\0" in word for word in words):
+        raise Refused(f"{flag(name)} holds a NUL character, which no command line can: leave it out")
+    return words
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:

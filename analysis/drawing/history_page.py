@@ -10,8 +10,10 @@ from typing import Any
 from analysis.drawing.page import html
 from analysis.drawing.plots import COLOURS, OTHER_COLOUR, Plot, interval_text, layout
 from analysis.metrics import EFFICIENCY, Metric
-from analysis.text import inert, printable, short, shorts
+from analysis.text import inert, short, shorts
 from analysis.trends import Point, Trend
+from results.text import printable
+from results.writing import replacing
 
 _LEVEL_COLOUR = "#9ca3af"
 _WORSE, _BETTER = "#dc2626", "#16a34a"
@@ -36,7 +38,8 @@ def write(
         metric=metric.title,
         plots=[plot(trend, metric) for trend in found],
     )
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def plot(trend: Trend, metric: Metric) -> Plot:

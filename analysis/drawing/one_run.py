@@ -16,7 +16,8 @@ from analysis.drawing.plots import Plot, layout
 from analysis.labels import devices
 from analysis.load import Results
 from analysis.scaling import RATE, WITHOUT_EXCHANGE, Standing
-from analysis.text import inert, printable, shorts
+from analysis.text import inert, shorts
+from results.text import printable
 
 MOST_RANKS, MOST_STEPS = 64, 100
 """Cells of a heat map."""

@@ -17,8 +17,9 @@ from analysis import table
 from analysis.content import Content
 from analysis.drawing import charts, one_run, telemetry
 from analysis.drawing.plots import Plot, lines
-from analysis.text import printable
 from results.schema import COMPARABLE_FIELDS
+from results.text import printable
+from results.writing import replacing
 
 MOST_FAILURES, MOST_MACHINES = 200, 20
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -36,7 +37,8 @@ _PLOTLY_STYLES = (
 
 def write(content: Content, path: Path, title: str) -> None:
     """Writes the report."""
-    path.write_text(render(content, title), encoding="utf-8")
+    with replacing(path) as new:
+        new.write_text(render(content, title), encoding="utf-8")
 
 
 def render(content: Content, title: str) -> str:

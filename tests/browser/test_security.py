@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from analysis.history import main as history
-from analysis.text import printable
+from results.text import printable
 from tests.browser.chromium import DRAWN, HEIGHT, NEEDS_CHROMIUM, Watched, downloaded, until, write
 from tests.hostile import HOSTILE, PWNED
 from tests.synthetic_store import START, add_run
