@@ -40,6 +40,7 @@ def allowed_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _masked(text: str, secrets: Sequence[str]) -> str:
+    text = text.encode(errors="replace").decode()  # bytes that are no text could not be stored
     for secret in secrets:  # the longest first: one may be part of another
         text = text.replace(secret, "***")
     return _NAMED.sub(r"\1***", _IN_URL.sub(r"\1***@", text))

@@ -28,6 +28,9 @@ class Refused(Exception):
 
 def parse(options: type[T], prog: str, words: Sequence[str]) -> T:
     """The options of a command line. Raises Refused; exits as tyro does for --help."""
+    for word in words:
+        if not word.isascii() and word != word.encode(errors="replace").decode():
+            raise Refused(f"{word!r} is not UTF-8 text, and what is not could not be recorded: give another")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
