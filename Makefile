@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: setup demo test packages perf soak lock clean
+.PHONY: setup demo test packages perf soak audit lock clean
 
 setup: .venv/.ready
 
@@ -44,6 +44,12 @@ perf: setup
 # An hour of runs on a quiet machine: does anything grow or stay behind?
 soak: setup
 	$(PY) -m tests.perf.soak
+
+# Asks PyPI's database of vulnerabilities for every pin; needs the internet, and says so where it cannot be asked.
+audit:
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 
 # After a change of the dependencies; needs uv.
 lock:

@@ -6,7 +6,6 @@ A baseline keeps each run's figures and settings, not its iterations, as JSON un
 from __future__ import annotations
 
 import json
-import os
 import re
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 from analysis.configurations import FIGURES, SETUP
 from analysis.errors import AnalysisError, NewerSchema
 from results.schema import SCHEMA_VERSION
+from results.writing import replacing
 
 _PREFIX = "baseline:"
 _IDENTITY = ("run_id", "experiment", "label", "status", "error", "comparability_key")
@@ -34,7 +34,7 @@ def exists(name: str, folder: Path) -> bool:
 
 def known(folder: Path) -> list[str]:
     """The names of all baselines."""
-    return sorted(path.stem for path in folder.glob("*.json"))
+    return sorted(path.stem for path in folder.glob("[!.]*.json"))
 
 
 def save(name: str, runs: pd.DataFrame, folder: Path) -> Path:
@@ -54,12 +54,8 @@ def save(name: str, runs: pd.DataFrame, folder: Path) -> Path:
     }
     path = _path(name, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(held, indent=1) + "\n")
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as new:
+        new.write_text(json.dumps(held, indent=1) + "\n")
     return path
 
 

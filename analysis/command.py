@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
-from results.command_line import complain, printable
+from results.command_line import complain
 from results.exit_codes import ExitCode
+from results.text import printable
 
 WIDTH = 140
 """Columns of a table in a log file: the 80 that are usual there would cut it."""

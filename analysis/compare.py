@@ -16,7 +16,8 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from analysis.command import console, name_skipped, say
 from analysis.errors import AnalysisError
 from analysis.options import Selection, Words
-from results.command_line import perform, printable
+from results.command_line import perform
+from results.text import printable
 
 if TYPE_CHECKING:
     from analysis.metrics import Metric

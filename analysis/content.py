@@ -13,7 +13,7 @@ from analysis.load import Results
 from analysis.scaling import Standing, standings
 from analysis.text import some
 from analysis.words import count
-from results.command_line import printable
+from results.text import printable
 
 _VALUES = 5
 """Of a field that differs, as many are shown."""

@@ -16,8 +16,9 @@ from tyro.conf import OmitArgPrefixes
 from analysis.command import console, name_skipped
 from analysis.errors import AnalysisError
 from analysis.options import Selection
-from results.command_line import perform, printable
+from results.command_line import perform
 from results.exit_codes import ExitCode
+from results.text import printable
 
 if TYPE_CHECKING:
     from analysis.metrics import Metric

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from results.command_line import printable
+from results.text import printable
 
 
 def rows(headings: Sequence[str], cells: Iterable[Sequence[str]], words: int) -> Iterator[str]:

@@ -15,7 +15,7 @@ from analysis.markdown import points, rows
 from analysis.stats import Interval
 from analysis.verdicts import Verdict
 from analysis.words import count
-from results.command_line import printable
+from results.text import printable
 
 _STYLES = {
     Verdict.OK: "green",

@@ -13,7 +13,7 @@ from analysis.metrics import gib, number
 from analysis.scaling import RATE, Standing
 from analysis.stats import Interval
 from analysis.text import some
-from results.command_line import printable
+from results.text import printable
 
 HEADINGS = (
     "workload",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from results.command_line import printable
+from results.text import printable
 
 _DIGITS = 5
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from results.writing import replacing
 from strategies.base import Steps
 
 
@@ -48,20 +49,21 @@ class Evidence:
     @staticmethod
     def load(folder: Path) -> list[Mapping[str, npt.NDArray[Any]]]:
         """What every rank that trained has saved there, in rank order."""
-        return [np.load(path) for path in sorted(folder.glob("rank-*.npz"))]
+        return [np.load(path, allow_pickle=False) for path in sorted(folder.glob("rank-*.npz"))]
 
     def save(self, folder: Path, rank: int, *, updates: int, weights: Sequence[npt.NDArray[np.float32]]) -> None:
         """Writes losses [steps], samples [steps, images], updates [], weights_0, weights_1, ... of one replica, and
         projected [weights]: changes of the weights, the sum of all gradients and the sum of their sizes."""
         folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {f"weights_{index}": weight for index, weight in enumerate(weights)}
-        np.savez(
-            folder / f"rank-{rank:05d}.npz",
-            losses=np.concatenate(self.losses),
-            samples=np.concatenate(self.samples),
-            updates=updates,
-            changes=project(weights) - self.before,
-            gradients=np.concatenate(self.projections).sum(axis=0, dtype=np.float64),
-            gradient_sizes=np.abs(np.concatenate(self.projections)).sum(axis=0, dtype=np.float64),
-            **arrays,
-        )
+        with replacing(folder / f"rank-{rank:05d}.npz") as new:
+            np.savez(
+                new,
+                losses=np.concatenate(self.losses),
+                samples=np.concatenate(self.samples),
+                updates=updates,
+                changes=project(weights) - self.before,
+                gradients=np.concatenate(self.projections).sum(axis=0, dtype=np.float64),
+                gradient_sizes=np.abs(np.concatenate(self.projections)).sum(axis=0, dtype=np.float64),
+                **arrays,
+            )

@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,30 @@ from bench import __version__
 from bench.telemetry import Gpus
 
 _ALLOWED = re.compile(r"(TF|NCCL|HOROVOD|OMP|SLURM)_\w+|CUDA_VISIBLE_DEVICES")
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|KEY|JWT|CREDENTIAL", re.IGNORECASE)
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|KEY|JWT|CREDENTIAL|AUTH", re.IGNORECASE)
+_IN_URL = re.compile(r"(://)[^/\s]*@")
+_NAMED = re.compile(rf"""(\w*(?:{_SECRET.pattern})\w*["']?\s*[=:]\s*["']?)[^\s,;&"']+""", re.IGNORECASE)
+"""As in SLURM_EXPORT_ENV=ALL,HF_TOKEN=..., in a query and in JSON."""
+_LONG = 8
+"""Characters that a secret has at least: shorter values of a variable stand in other words by chance."""
 _MEMBERSHIP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _NO_LIMIT = 1 << 60
 """cgroup v1 writes "no limit" as a huge number."""
 
 
 def allowed_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are recorded: those on the allow-list whose names don't speak of secrets."""
-    return {name: env[name] for name in sorted(env) if _ALLOWED.fullmatch(name) and not _SECRET.search(name)}
+    """The variables that are recorded: those on the allow-list whose names don't speak of secrets. What looks like a
+    secret in their values, or is the value of a variable that is named like one, is masked."""
+    secrets = sorted((value for name, value in env.items() if _SECRET.search(name) and len(value) >= _LONG), key=len)
+    chosen = (name for name in sorted(env) if _ALLOWED.fullmatch(name) and not _SECRET.search(name))
+    return {name: _masked(env[name], secrets[::-1]) for name in chosen}
+
+
+def _masked(text: str, secrets: Sequence[str]) -> str:
+    text = text.encode(errors="replace").decode()  # bytes that are no text could not be stored
+    for secret in secrets:  # the longest first: one may be part of another
+        text = text.replace(secret, "***")
+    return _NAMED.sub(r"\1***", _IN_URL.sub(r"\1***@", text))
 
 
 def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[str, str]]:

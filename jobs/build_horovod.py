@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from results.writing import replacing
+
 VERSION = "0.28.1"
 _SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
 
@@ -116,8 +118,9 @@ def build(env: Mapping[str, str], chosen: Mapping[str, str], folder: Path) -> Pa
              env={**env, **chosen}, output=output, failure=f"the build failed, as {log} tells")  # fmt: skip
         (built,) = Path(scratch).glob("horovod-*.whl")
         # Under its final name only when it is whole: two set-ups may build at once.
-        arriving = Path(shutil.copy(built, folder / f".{os.getpid()}-{built.name}"))
-        return arriving.rename(folder / built.name)
+        with replacing(folder / built.name) as arriving:
+            shutil.copyfile(built, arriving)
+        return folder / built.name
 
 
 def _source(scratch: Path, env: Mapping[str, str], output: object) -> Path:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jobs.matrix import Run
 from jobs.runners import Figures
+from results.text import printable
 
 
 class Tally:
@@ -48,7 +49,7 @@ class Tally:
                 yield turn, left > 0
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

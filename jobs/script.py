@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from jobs.site import Site
 from results.command_line import Refused
+from results.text import printable
 
 MARKER = "== "
 """Begins the line that a script prints before each run: the run's task and its name."""
@@ -19,6 +22,7 @@ STEP_NAME = "--job-name="
 """How srun is told the name of a step, by which it is found again."""
 
 _WIDTH = 100
+_LONGEST_NAME = 150
 _PLAIN = re.compile(r"[\w.,:/=@%+-]+", re.ASCII)
 
 
@@ -33,6 +37,14 @@ class Step:
     words: Sequence[str]
     folders: Sequence[Path]
     """What the run must see where it runs in a container, the results directory first."""
+
+
+def folder_name(name: str) -> str:
+    """A folder of its own for each name: no place elsewhere, and not longer than file systems take."""
+    quoted = quote(name, safe="").replace(".", "%2E") if name.startswith(".") else quote(name, safe="")
+    if len(quoted) <= _LONGEST_NAME:
+        return quoted
+    return f"{quoted[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def launch_words(step: Step, site: Site) -> list[str]:
@@ -79,7 +91,7 @@ def render(steps: Sequence[Step], site: Site, *, name: str, output: str, finishe
         commands=commands,
         finished=finished,
         marker=MARKER,
-        made_by="".join(letter if letter.isprintable() else "?" for letter in made_by),
+        made_by=printable(made_by),
     )
 
 

@@ -18,6 +18,7 @@ from jobs.runners import Figures, figures
 from jobs.script import MARKER, Step, render
 from jobs.site import Site
 from jobs.slurm import JobState, SlurmRefusal
+from results.writing import replacing
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _CONFIRMATION_S = 2.0
@@ -121,9 +122,11 @@ class Submission:
         number = 1 + sum(1 for _ in self._folder.glob("*.sh"))
         name = f"{number:03d}-{name}"
         path = self._folder / f"{name}.sh"
-        path.write_text(self.script(runs, name))
+        with replacing(path) as new:
+            new.write_text(self.script(runs, name))
         job = Job(slurm.submit(path), str(self._folder / f"{name}.out"), tuple(run.task for run in runs))
-        with self._journal.open("a") as journal:  # before anything else: whoever comes next must not submit it again
+        # Before anything else: whoever comes next must not submit it again.
+        with open(self._journal, "a", opener=_no_link) as journal:
             journal.write(json.dumps(asdict(job)) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
@@ -180,6 +183,10 @@ def _never_began(job: Job, state: JobState) -> Figures:
         return {"status": "failed", "error": f"job {job.number} was withdrawn, it could never start{why}"}
     error = f"job {job.number} ended before this run began: {state.name}{why}"
     return {"status": _STATUS.get(state.name, "lost"), "error": error}
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _lines(path: Path) -> list[str]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
 from rich.console import Console
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
@@ -25,7 +24,7 @@ from jobs import runners, slurm
 from jobs.matrix import Run, Sweep, benchmark_words, load
 from jobs.progress import progress
 from jobs.runners import Figures, RunnerDied
-from jobs.script import Step, launch_words
+from jobs.script import Step, folder_name, launch_words
 from jobs.site import Site, profile_words
 from jobs.slurm import SlurmFault
 from jobs.submission import Submission, grouped
@@ -178,7 +177,7 @@ def submit_all(runs: Sequence[Run], options: Options, argv: Sequence[str], conso
 
 def _submission(options: Options, argv: Sequence[str], say: Callable[[str], None]) -> Submission:
     return Submission(
-        options.scripts / quote(options.name, safe=""),
+        options.scripts / folder_name(options.name),
         options.settings,
         step_of=lambda run: step_of(run, options),
         made_by=["python", "-m", "jobs.sweep", *argv],
@@ -242,6 +241,9 @@ def main(argv: Sequence[str]) -> int:
     except (Refused, SlurmFault, StoreError, RunnerDied) as error:
         print(f"jobs.sweep: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"jobs.sweep: {error.filename or 'this machine'}: {error.strerror or error}", file=sys.stderr)
+        return ExitCode.ENVIRONMENT
     except KeyboardInterrupt:
         print("jobs.sweep: interrupted; finished runs are kept, the same command continues", file=sys.stderr)
         return ExitCode.SIGINT

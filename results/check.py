@@ -16,10 +16,11 @@ from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from results.command_line import Refused, complain, perform, printable
+from results.command_line import Refused, complain, perform
 from results.exit_codes import ExitCode
 from results.finding import Finding
 from results.maintenance import alone
+from results.text import printable
 
 PROG = "results.check"
 

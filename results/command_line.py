@@ -15,6 +15,7 @@ import tyro
 
 from results.exit_codes import ExitCode
 from results.store import StoreError
+from results.text import printable
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,6 +34,9 @@ class Refused(Exception):
 
 def parse(options: type[T], prog: str, words: Sequence[str]) -> T:
     """The options of a command line. Raises Refused; exits as tyro does for --help."""
+    for word in words:
+        if not word.isascii() and word != word.encode(errors="replace").decode():
+            raise Refused(f"{word!r} is not UTF-8 text, and what is not could not be recorded: give another")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -74,11 +78,6 @@ def complain(prog: str, text: str, code: int) -> int:
     return code
 
 
-def printable(text: object) -> str:
-    """On one line and without control characters: no word of a store moves a terminal's cursor."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(text))
-
-
 def flag(name: str) -> str:
     """`num_iters` -> `--num-iters`."""
     return "--" + name.replace("_", "-")
@@ -86,12 +85,15 @@ def flag(name: str) -> str:
 
 def words_of(name: str, value: Any) -> list[str]:
     """A setting as words of a command line: a switch is there or not, a list repeats its flag, a table gives
-    NAME=VALUE; each value is in the same word as its flag, for it may start with a dash."""
+    NAME=VALUE; each value is in the same word as its flag, for it may start with a dash. Raises Refused."""
     if isinstance(value, bool):
         return [flag(name)] if value else []
     if isinstance(value, dict):
         value = [f"{key}={text}" for key, text in value.items()]
-    return [f"{flag(name)}={each}" for each in (value if isinstance(value, list) else [value])]
+    words = [f"{flag(name)}={each}" for each in (value if isinstance(value, list) else [value])]
+    if any("\0" in word for word in words):
+        raise Refused(f"{flag(name)} holds a NUL character, which no command line can: leave it out")
+    return words
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:

@@ -29,6 +29,26 @@ def test_only_allowed_variables_without_secrets_are_recorded() -> None:
     assert list(allowed_environment(env)) == sorted(name for name, value in env.items() if value != "secret")
 
 
+def test_secrets_in_values_are_masked() -> None:
+    env = {
+        "MY_TOKEN": "a-secret-value",
+        "LONGER_TOKEN": "a-secret-value-and-more",
+        "SHORT_KEY": "1",
+        "SLURM_EXPORT_ENV": "ALL,API_KEY=x,HOME=/h",
+        "NCCL_NOTE": "1 a-secret-value a-secret-value-and-more",
+        "TF_URL": "http://user:p@ss@host/path?token=abc&b=1",
+        "TF_CONFIG": '{"password": "x", "task": {"index": 0}}',
+        "TF_BYTES": "\udcff",
+    }
+    assert allowed_environment(env) == {
+        "NCCL_NOTE": "1 *** ***",
+        "SLURM_EXPORT_ENV": "ALL,API_KEY=***,HOME=/h",
+        "TF_BYTES": "?",
+        "TF_CONFIG": '{"password": "***", "task": {"index": 0}}',
+        "TF_URL": "http://***@host/path?token=***&b=1",
+    }
+
+
 def test_everything_in_the_host_part_is_a_column_and_what_is_missing_has_a_reason() -> None:
     fields, reasons = of_host({}, Gpus({"CUDA_VISIBLE_DEVICES": "-1"}))
     assert set(fields) <= {column.name for column in PROVENANCE}

@@ -13,7 +13,8 @@ from analysis.drawing.plots import IDEAL_COLOUR, LINEAR_UP_TO, Line, devices_of,
 from analysis.metrics import GIB
 from analysis.scaling import RATE
 from analysis.stats import Interval
-from results.command_line import printable
+from results.text import printable
+from results.writing import replacing
 
 # A '$' in a name is no formula.
 mpl.rcParams["text.parse_math"] = False
@@ -43,7 +44,8 @@ def save(title: str, found: Sequence[Line], quantiles: Mapping[str, Sequence[flo
         for label in axes.get_xticklabels():
             label.set(rotation=35, horizontalalignment="right", rotation_mode="anchor")
     for path in paths:
-        figure.savefig(path, dpi=120)
+        with replacing(path) as new:
+            figure.savefig(new, dpi=120)
 
 
 def _throughput(axes: Axes, found: Sequence[Line]) -> None:

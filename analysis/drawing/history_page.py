@@ -12,7 +12,8 @@ from analysis.drawing.plots import COLOURS, OTHER_COLOUR, Plot, interval_text, l
 from analysis.metrics import EFFICIENCY, Metric
 from analysis.text import inert, short, shorts
 from analysis.trends import Point, Trend
-from results.command_line import printable
+from results.text import printable
+from results.writing import replacing
 
 _LEVEL_COLOUR = "#9ca3af"
 _WORSE, _BETTER = "#dc2626", "#16a34a"
@@ -37,7 +38,8 @@ def write(
         metric=metric.title,
         plots=[plot(trend, metric) for trend in found],
     )
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def plot(trend: Trend, metric: Metric) -> Plot:

@@ -17,7 +17,7 @@ from analysis.labels import devices
 from analysis.load import Results
 from analysis.scaling import RATE, WITHOUT_EXCHANGE, Standing
 from analysis.text import inert, shorts
-from results.command_line import printable
+from results.text import printable
 
 MOST_RANKS, MOST_STEPS = 64, 100
 """Cells of a heat map."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,16 +17,28 @@ from analysis import table
 from analysis.content import Content
 from analysis.drawing import charts, one_run, telemetry
 from analysis.drawing.plots import Plot, lines
-from results.command_line import printable
 from results.schema import COMPARABLE_FIELDS
+from results.text import printable
+from results.writing import replacing
 
 MOST_FAILURES, MOST_MACHINES = 200, 20
 _TEMPLATES = Path(__file__).parent / "templates"
 
+_PLOTLY_STYLES = (
+    # Of an element that it fills by script, which a policy does not forbid.
+    "",
+    # Of a heatmap's image.
+    "image-rendering: optimizeSpeed; image-rendering: -moz-crisp-edges; image-rendering: -o-crisp-edges; "
+    "image-rendering: -webkit-optimize-contrast; image-rendering: optimize-contrast; image-rendering: crisp-edges; "
+    "image-rendering: pixelated; ",
+)
+"""What plotly puts into style elements and attributes."""
+
 
 def write(content: Content, path: Path, title: str) -> None:
     """Writes the report."""
-    path.write_text(render(content, title), encoding="utf-8")
+    with replacing(path) as new:
+        new.write_text(render(content, title), encoding="utf-8")
 
 
 def render(content: Content, title: str) -> str:
@@ -47,8 +60,8 @@ def render(content: Content, title: str) -> str:
 
 
 def html(template: str, *, title: str, counts: str, **values: object) -> str:
-    """A page of a template that extends page.html.j2. Words of the store are escaped; scripts run only by their
-    hashes, so none of the store's ever does."""
+    """A page of a template that extends page.html.j2. Words of the store are escaped; scripts run and styles count only
+    by their hashes, so none of the store's ever does; and nothing is loaded."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis.drawing"),
         autoescape=True,
@@ -56,14 +69,19 @@ def html(template: str, *, title: str, counts: str, **values: object) -> str:
         lstrip_blocks=True,
         finalize=lambda value: value if hasattr(value, "__html__") else printable(value),
     )
-    scripts = [_as_parsed(text) for text in (get_plotlyjs(), (_TEMPLATES / "page.js").read_text(encoding="utf-8"))]
+    plotly = get_plotlyjs()
+    scripts = [_as_parsed(text) for text in (plotly, (_TEMPLATES / "page.js").read_text(encoding="utf-8"))]
+    style = _as_parsed((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
     return environment.get_template(template).render(
         title=printable(title),
         counts=printable(counts),
         written_at=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
-        style=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        style=style,
+        style_hashes=_hashes([style, *_PLOTLY_STYLES]),
+        # Plotly brings the styles of maps where the element is missing that would hold them.
+        unwanted_styles=re.findall(r'getElementById\("([0-9a-f]{64})"\)', plotly),
         scripts=scripts,
-        script_hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts),
+        script_hashes=_hashes(scripts),
         script_safe=_script_safe,
         **values,
     )
@@ -99,10 +117,12 @@ def _script_safe(plot: Plot) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _as_parsed(script: str) -> str:
+def _as_parsed(text: str) -> str:
     """As a browser reads it, for the hash is taken of that."""
-    return script.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _sha256(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def _hashes(texts: Sequence[str]) -> str:
+    """Sources of a Content-Security-Policy."""
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
+    return " ".join(f"'sha256-{digest}'" for digest in digests)

@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
-from analysis.report import main
+from tests.browser.chromium import DRAWN, HEIGHT, NEEDS_CHROMIUM, Watched, downloaded, until, write
 from tests.synthetic_store import add_run
-from tests.test_report import HOSTILE
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (apt-get install chromium)"),
-]
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-sync", "--disable-background-networking"]
-BOUND_S = 30
+pytestmark = NEEDS_CHROMIUM
 PLOTS_A_WORKLOAD = 7
 PLOTS = 2 * PLOTS_A_WORKLOAD
-HEIGHT = 900
-
-
-def until(page: Page, condition: str) -> None:
-    """Waits for a JavaScript condition. Asked from outside: the page's own policy forbids eval."""
-    deadline = time.monotonic() + BOUND_S
-    while not page.evaluate(condition):
-        assert time.monotonic() < deadline, condition
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield chromium
-        chromium.close()
-
-
-def write(root: Path) -> Path:
-    assert main([f"--results-dir={root}", f"--output={root.parent / 'out'}"]) == 0
-    return root.parent / "out" / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -62,27 +29,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(root)
 
 
-@pytest.fixture(scope="module")
-def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("hostile") / "data"
-    for text in HOSTILE:
-        everywhere = dict.fromkeys(("model", "strategy", "dataset", "label", "experiment", "device_name"), text)
-        add_run(root, [0.1], **everywhere, provenance={"hostname": text}, hostnames=[text], samples=5)
-        add_run(root, status="failed", error=text, **everywhere, failed_phase=text)
-    return write(root)
-
-
-class Watched:
-    """A page, and everything that went wrong on it."""
-
-    def __init__(self, page: Page) -> None:
-        self.problems: list[str] = []
-        page.on("console", lambda said: self.problems.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("dialog", lambda dialog: self.problems.append(f"dialog {dialog.message}"))
-        page.on("request", lambda asked: self.problems.append(asked.url) if asked.url.startswith("http") else None)
-
-
 @pytest.fixture
 def page(browser: Browser, report: Path) -> Iterator[Page]:
     context = browser.new_context(offline=True, viewport={"width": 1200, "height": HEIGHT})
@@ -93,9 +39,6 @@ def page(browser: Browser, report: Path) -> Iterator[Page]:
     yield page
     assert watched.problems == []
     context.close()
-
-
-DRAWN = "document.querySelectorAll('.plot .main-svg:first-child').length"
 
 
 def scroll_down(page: Page) -> None:
@@ -112,15 +55,6 @@ def plot(page: Page, title: str) -> Locator:
 def column(page: Page, number: int) -> list[str]:
     cells = page.locator(f"#results tbody tr:not([hidden]) td:nth-child({number})")
     return cells.all_inner_texts()
-
-
-def downloaded(page: Page, button: Locator) -> list[list[str]]:
-    with page.expect_download() as waiting:
-        button.click()
-    text = Path(waiting.value.path()).read_bytes().decode()
-    assert waiting.value.suggested_filename.endswith(".csv")
-    assert text.endswith("\r\n")
-    return list(csv.reader(io.StringIO(text, newline=""), strict=True))
 
 
 def test_plots_are_drawn_when_they_are_scrolled_to(page: Page) -> None:
@@ -236,22 +170,3 @@ def test_paper_has_every_plot_in_dark_ink_and_the_screen_comes_back(page: Page) 
     page.emulate_media(media="screen")
     until(page, f"{TICK} == 'rgb(229, 231, 235)'")
     until(page, "document.querySelector('.plot .main-svg').getBoundingClientRect().width < 640")
-
-
-def test_hostile_words_do_nothing(browser: Browser, hostile_report: Path) -> None:
-    context = browser.new_context(offline=True, viewport={"width": 1200, "height": HEIGHT})
-    page = context.new_page()
-    watched = Watched(page)
-    page.goto(hostile_report.as_uri())
-    page.evaluate("figures.forEach(draw)")
-    count = page.evaluate("figures.length")
-    assert count >= 6 * len(HOSTILE)
-    until(page, f"{DRAWN} == {count}")
-    assert page.locator(".plot a[href], .plot a[*|href]").count() == 0
-    assert page.locator(".plot .legendtext, .plot .xtick text").filter(has_text="<img src=x").count() > 0
-    _, *rows = downloaded(page, page.locator("button[data-table]"))
-    assert any(row[1].startswith("'=HYPERLINK(") for row in rows)
-    assert not any(cell.startswith(("=", "@")) for row in rows for cell in row)
-    assert page.evaluate("document.querySelectorAll('img, iframe, body svg[onload], .plot b').length") == 0
-    assert watched.problems == []
-    context.close()

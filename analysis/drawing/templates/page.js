@@ -52,7 +52,11 @@ const observer = new IntersectionObserver(entries => {
     draw(entry.target);
   }
 }, {rootMargin: "400px"});
-figures.forEach(figure => observer.observe(figure));
+figures.forEach(figure => {
+  // Room for the plot. The page's policy allows no style in the markup.
+  figure.querySelector(".plot").style.height = specOf(figure).layout.height + "px";
+  observer.observe(figure);
+});
 
 function print(begins) {
   if (begins === printing) return;

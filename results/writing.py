@@ -1,0 +1,25 @@
+"""Files that appear whole."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file to be written, which takes the place of `path` at the end of the block, and none after an exception.
+
+    What stands at `path` is replaced, never written through: it may be a link that somebody planted in a folder that
+    others can write to. The new file's name cannot be foreseen, and its mode is what the umask leaves.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
