@@ -14,7 +14,7 @@ from rich.console import Console
 
 from analysis.errors import AnalysisError
 from analysis.text import printable
-from results.command_line import Refused, parse
+from results.command_line import Refused, complain, parse
 from results.exit_codes import ExitCode
 
 T = TypeVar("T")
@@ -70,6 +70,5 @@ def name_skipped(prog: str, skipped: Iterable[object]) -> int:
 
 
 def _complain(prog: str, text: str, code: int) -> int:
-    # A name from a store may hold anything; a line stays a line.
-    print(f"{prog}: {' '.join(printable(text).split())}", file=sys.stderr)
+    complain(prog, text)
     return code

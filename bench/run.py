@@ -16,6 +16,7 @@ from bench.config import parse
 from bench.errors import BenchError, UsageError
 from jobs import launchers
 from jobs.cluster import LAUNCHER_PID, ClusterEnv, ClusterError
+from results.command_line import complain
 from results.exit_codes import ExitCode
 from results.store import StoreError
 
@@ -30,12 +31,12 @@ def main(argv: Sequence[str]) -> int:
     except (BenchError, ClusterError, StoreError) as error:
         if "--debug" in argv:
             raise
-        print(f"bench.run: {error}", file=sys.stderr)
+        complain("bench.run", error)
         return int(error.exit_code)
     except OSError as error:
         if "--debug" in argv:
             raise
-        print(f"bench.run: {error.filename or 'this machine'}: {error.strerror or error}", file=sys.stderr)
+        complain("bench.run", f"{error.filename or 'this machine'}: {error.strerror or error}")
         return ExitCode.ENVIRONMENT
 
 

@@ -36,6 +36,13 @@ class ClusterError(Exception):
     exit_code = 2
 
 
+def whole_number(text: str, most: int) -> int | None:
+    """The number that a launcher wrote; None for any other text, of which `int` takes some ('1_0', '+1', '\u0663')."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most))):
+        return None
+    return int(text) if int(text) <= most else None
+
+
 @dataclass(frozen=True)
 class Task:
     """One process of the job: its role and the `host:port` that others reach it at, None until they have met."""

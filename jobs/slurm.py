@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.cluster import whole_number
+
 _BOUND_S = 60
 _GONE = "gone"
 _UNENDED = (
@@ -18,6 +20,7 @@ _HOPELESS = (
     *("PartitionDown", "PartitionInactive", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"),
     *("InvalidAccount", "InvalidQOS", "AccountNotAllowed", "QOSNotAllowed", "JobHoldMaxRequeue"),
 )
+_MOST_NODES = 1 << 16
 _INTERACTIVE = 0xFFFFFFF0
 """Steps from here on are no users' steps: batch scripts, and the shells that salloc opens on some sites."""
 
@@ -51,10 +54,14 @@ class JobState:
 
 def nodes_of_allocation(env: Mapping[str, str]) -> int | None:
     """Nodes that a process here can start steps on; None outside an allocation, and inside a step of one."""
-    step = env.get("SLURM_STEP_ID", "")
-    if not env.get("SLURM_JOB_ID") or (step.isdigit() and int(step) < _INTERACTIVE):
+    if not env.get("SLURM_JOB_ID") or whole_number(env.get("SLURM_STEP_ID", ""), _INTERACTIVE - 1) is not None:
         return None
-    return int(env.get("SLURM_JOB_NUM_NODES") or env.get("SLURM_NNODES") or 1)
+    name = next((name for name in ("SLURM_JOB_NUM_NODES", "SLURM_NNODES") if env.get(name)), None)
+    if name is None:
+        return 1
+    if not (nodes := whole_number(env[name], _MOST_NODES)):
+        raise SlurmFault(f"{name} is {env[name][:80]!r}: Slurm writes a whole number there, of at most {_MOST_NODES}")
+    return nodes
 
 
 def submit(script: Path) -> str:

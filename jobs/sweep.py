@@ -109,7 +109,7 @@ def step_of(run: Run, options: Options) -> Step:
         nodes=configuration.nodes,
         tasks_per_node=configuration.tasks_per_node,
         words=benchmark_words(run, options.name, results),
-        folders=[results, *([Path(data)] if data else [])],
+        folders=[results, *([Path(str(data))] if data else [])],
     )
 
 
@@ -201,7 +201,7 @@ def record_unheard(store: Store, run: Run, experiment: str, figures: Figures) ->
         "status": figures["status"],
         "exit_code": ExitCode.WORKLOAD,
         "error": figures["error"],
-        **{name: flags.get(name) for name in ("strategy", "model", "dataset", "precision")},
+        **{name: str(flags[name]) for name in ("strategy", "model", "dataset", "precision") if name in flags},
         "num_nodes": run.configuration.nodes,
         "num_processes": run.configuration.tasks,
         "config": json.dumps(dict(flags), sort_keys=True, default=str),
@@ -240,8 +240,11 @@ def main(argv: Sequence[str]) -> int:
             return submit_all(runs, options, argv, console)
         return run_all(runs, sweep, options, console)
     except (Refused, SlurmFault, StoreError, RunnerDied) as error:
-        print(f"jobs.sweep: {error}", file=sys.stderr)
+        command_line.complain("jobs.sweep", error)
         return error.exit_code
+    except OSError as error:
+        command_line.complain("jobs.sweep", f"{error.filename or 'this machine'}: {error.strerror or error}")
+        return ExitCode.ENVIRONMENT
     except KeyboardInterrupt:
         print("jobs.sweep: interrupted; finished runs are kept, the same command continues", file=sys.stderr)
         return ExitCode.SIGINT
