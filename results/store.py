@@ -29,6 +29,8 @@ from results.schema import TABLES, arrow_schema
 Row = Mapping[str, Any]
 
 _RECENT = 500
+_KINDS = ("run", "rank", "iters", "telemetry")
+"""What a line of a shard can be."""
 
 
 def new_run_id(started_at: datetime) -> str:
@@ -113,7 +115,7 @@ class Store:
         return Shard(self._shard_dir(run_id) / f"{name}.jsonl")
 
     def read_shards(self, run_id: str) -> list[ShardContent]:
-        """Everything the processes of a run wrote, sorted by name. A half-written last line is left out."""
+        """Everything the processes of a run wrote, sorted by name. Lines that are damaged are left out."""
         return [_read_shard(path) for path in sorted(self._shard_dir(run_id).glob("*.jsonl"))]
 
     def discard(self, run_id: str) -> None:
@@ -151,10 +153,8 @@ class Store:
 
     def newest_run(self, **equal: Any) -> str | None:
         """run_id of the newest run, ended or cut off, whose fields have these values, among the last _RECENT."""
-        import pyarrow.parquet as pq
-
         ended = sorted(self.root.glob("runs/date=*/*.parquet"), key=lambda path: path.name, reverse=True)[:_RECENT]
-        found = (path.stem for path in ended if _has(pq.ParquetFile(path).read(columns=[*equal]).to_pylist()[0], equal))
+        found = (path.stem for path in ended if _has(_first_row(path, [*equal]), equal))
         cut_off = [path for path in self.root.glob(".shards/*/run.jsonl") if _has(_read_shard(path).run, equal)]
         return max(next(found, ""), *(path.parent.name for path in cut_off), "") or None
 
@@ -180,6 +180,18 @@ def _read_shard(path: Path) -> ShardContent:
     return content
 
 
+def _first_row(path: Path, columns: list[str]) -> Row:
+    """Of a parquet file; nothing of one that is damaged, which the analysis names."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.ParquetFile(path).read(columns=columns).to_pylist()
+    except (OSError, ValueError, pa.ArrowException):
+        return {}
+    return rows[0] if rows else {}
+
+
 def _has(row: Row, equal: Row) -> bool:
     return all(row.get(name) == value for name, value in equal.items())
 
@@ -187,7 +199,8 @@ def _has(row: Row, equal: Row) -> bool:
 def join(fields: dict[str, Any], later: Row) -> None:
     """Updates `fields` by what was said later; dicts under the same name are joined, one level deep."""
     for name, value in later.items():
-        fields[name] = {**fields.get(name, {}), **value} if isinstance(value, dict) else value
+        earlier = fields.get(name)
+        fields[name] = {**earlier, **value} if isinstance(value, dict) and isinstance(earlier, dict) else value
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -198,9 +211,10 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for line in text.splitlines():
         try:
             kind, row = json.loads(line)
-        except ValueError:
-            return
-        yield kind, row
+        except (ValueError, TypeError, RecursionError):  # cut short by a kill or a full disk, or damaged
+            continue
+        if kind in _KINDS and isinstance(row, dict):
+            yield kind, row
 
 
 def _write_parquet(path: Path, table: str, rows: list[Row]) -> None:
