@@ -20,6 +20,9 @@ OUR_PORTS = range(20_000, 32_000)
 LAUNCHER_PID = "TRAINSCALE_LAUNCHER_PID"
 """Set for the processes that a launcher of ours starts: they train, and do not launch again."""
 
+SWEEP_PID = "TRAINSCALE_SWEEP_PID"
+"""Set for a run by the sweep on this machine that started it: the run stops with it."""
+
 STARTED_NS = "TRAINSCALE_STARTED_NS"
 """Set with it: Unix time in ns at which the process was started; the kernel's own record is good to a second."""
 

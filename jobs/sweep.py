@@ -21,7 +21,7 @@ from urllib.parse import quote
 from rich.console import Console
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
-from jobs import runners, slurm
+from jobs import lock, runners, slurm
 from jobs.matrix import Run, Sweep, benchmark_words, load
 from jobs.progress import progress
 from jobs.runners import Figures, RunnerDied
@@ -97,6 +97,15 @@ def wanted(sweep: Sweep, options: Options) -> list[Run]:
 def unfinished(runs: Sequence[Run], finished: set[str]) -> list[Run]:
     """Those that the store does not hold."""
     return [run for run in runs if run.task not in finished]
+
+
+def to_do(sweep: Sweep, options: Options) -> list[Run]:
+    """Those of the wanted runs that are left to do."""
+    everything = wanted(sweep, options)
+    runs = unfinished(everything, Store(options.results_dir).finished_tasks(options.name))
+    if done := len(everything) - len(runs):
+        print(f"{done} of {len(everything)} runs of experiment {options.name!r} are done already")
+    return runs
 
 
 def step_of(run: Run, options: Options) -> Step:
@@ -229,16 +238,16 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = command_line.parse(Options, "python -m jobs.sweep", [*profile_words(argv), *argv])
         sweep = load(options.file)
-        everything = wanted(sweep, options)
-        runs = unfinished(everything, Store(options.results_dir).finished_tasks(options.name))
-        if done := len(everything) - len(runs):
-            print(f"{done} of {len(everything)} runs of experiment {options.name!r} are done already")
         if options.dry_run:
-            describe(runs, options, argv)
+            describe(to_do(sweep, options), options, argv)
             return ExitCode.OK
-        if options.submit:
-            return submit_all(runs, options, argv, console)
-        return run_all(runs, sweep, options, console)
+        store = Store(options.results_dir)
+        store.prepare()
+        with lock.held(store.sweep_lock(options.name), f"experiment {options.name!r}", print):
+            runs = to_do(sweep, options)
+            if options.submit:
+                return submit_all(runs, options, argv, console)
+            return run_all(runs, sweep, options, console)
     except (Refused, SlurmFault, StoreError, RunnerDied) as error:
         command_line.complain("jobs.sweep", error)
         return error.exit_code

@@ -151,6 +151,10 @@ class Store:
         except FileNotFoundError:
             return set()
 
+    def sweep_lock(self, experiment: str) -> Path:
+        """The file by which one sweep of the experiment keeps others out."""
+        return self._sweep_dir(experiment).with_suffix(".lock")
+
     def newest_run(self, **equal: Any) -> str | None:
         """run_id of the newest run, ended or cut off, whose fields have these values, among the last _RECENT."""
         ended = sorted(self.root.glob("runs/date=*/*.parquet"), key=lambda path: path.name, reverse=True)[:_RECENT]

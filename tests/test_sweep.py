@@ -196,7 +196,7 @@ def test_a_missing_slurm_says_what_to_do(
     monkeypatch.setenv("PATH", str(tmp_path))
     words = ["--submit", f"--scripts={tmp_path}", f"--results-dir={tmp_path}/data"]
     assert main([str(QUICK), *words]) == 3
-    assert "sbatch is not on PATH: load the site's Slurm module" in capsys.readouterr().err
+    assert "squeue is not on PATH: load the site's Slurm module" in capsys.readouterr().err
 
 
 def test_dry_run_lists_names_commands_and_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
