@@ -185,7 +185,7 @@ def supervise(
         text = line.decode(errors="replace")
         last_words[rank] = text
         if plan.config.output.debug or not _FRAMEWORK_CHATTER.match(line):
-            print(f"[rank {rank}] {text}", file=sys.stderr, flush=True)
+            output.relay(rank, text)
 
     def while_they_start() -> None:
         # The workers measure nothing yet: the time to look around on this machine and to load what the end needs.

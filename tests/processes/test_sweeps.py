@@ -103,7 +103,7 @@ def test_two_sweeps_of_one_experiment_exclude_each_other(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("preload", [False, True])
 def test_a_sweep_that_is_killed_ends_its_run_and_is_continued(tmp_path: Path, preload: bool) -> None:
-    matrix = 'strategy = [{ strategy = "mwms", num_workers = 2 }]\nnum_iters = [200]'
+    matrix = 'strategy = [{ strategy = "mwms", num_workers = 2 }]\nnum_iters = [60]'
     process = start_sweep(tmp_path, matrix, preload=preload)
     deadline = time.monotonic() + BOUND_S
     while not [path for path in tmp_path.glob("data/.shards/*/rank-*") if '"iters"' in path.read_text()]:
