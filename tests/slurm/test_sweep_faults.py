@@ -23,7 +23,7 @@ def jobs_submitted(sweep: SweepOnSlurm) -> int:
 
 
 def test_a_scheduler_that_dies_during_a_job_is_waited_for(sweep: SweepOnSlurm) -> None:
-    sweep.write('[matrix]\nstrategy = ["single"]', settings=LONGER)
+    sweep.write('[matrix]\nstrategy = ["single"]', settings="num_iters = 400")
     with sweep.watching("--submit", "--retries=0") as watcher:
         job = sweep.job()
         sweep.measuring()
