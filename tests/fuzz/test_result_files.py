@@ -104,6 +104,7 @@ lines = st.sampled_from(
 ).map(lambda line: insert(0.999, b"\n" + line + b"\n"))
 
 
+@costly(2)
 @given(st.sampled_from(("run", "rank-00000", "rank-00001")), damages | lines)
 def test_damaged_shards_are_a_run_or_one_line(name: str, damage: Damage) -> None:
     with tempfile.TemporaryDirectory() as folder:
