@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: setup demo test packages perf soak audit lock clean
+.PHONY: setup demo test fuzz faults packages perf soak audit lock clean
 
 setup: .venv/.ready
 
@@ -27,6 +27,10 @@ test: packages setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	$(PY) -m pytest
+
+# Input that nobody meant, new at every call: for minutes, where `make test` tries the same few hundred examples of each.
+fuzz: setup
+	$(PY) -m pytest tests/fuzz --hypothesis-profile=long --timeout=0
 
 # A Slurm for the tests to start, where root may install it.
 packages:

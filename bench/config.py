@@ -20,6 +20,9 @@ from results import command_line
 from results.command_line import Refused, file_words, flag, value_of
 from strategies.base import ExchangeConfig, NumericsConfig
 
+_MOST = (1 << 31) - 1
+"""Steps, images, seeds: what fits the tables and the frameworks."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkloadConfig:
@@ -101,7 +104,9 @@ class MachineConfig:
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_processes is not None:
             raise UsageError("--num-workers and --num-processes exclude each other: give one of them")
-        for name in ("num_workers", "num_processes", "devices_per_worker", "cores_per_device", "gpu_memory_mib"):
+        for name in ("num_workers", "num_processes", "devices_per_worker"):
+            _positive(flag(name), getattr(self, name), MAX_PORT)  # of the machine: each process has a port of its own
+        for name in ("cores_per_device", "gpu_memory_mib"):
             _positive(flag(name), getattr(self, name))
         _positive("--intra-op-threads", self.intra_op_threads)
         _positive("--inter-op-threads", self.inter_op_threads)
@@ -180,11 +185,11 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _positive(flag: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise UsageError(f"{flag} is {value}: give a whole number of at least 1")
+def _positive(flag: str, value: int | None, most: int = _MOST) -> None:
+    if value is not None and not 1 <= value <= most:
+        raise UsageError(f"{flag} is {value}: give a whole number from 1 to {most}")
 
 
 def _at_least(flag: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise UsageError(f"{flag} is {value}: give a number of at least {least}")
+    if not least <= value <= _MOST:
+        raise UsageError(f"{flag} is {value}: give a number from {least} to {_MOST}")

@@ -37,6 +37,7 @@ from bench.telemetry import Gpus
 from jobs import launchers, mpi
 from jobs.cluster import ClusterEnv, ClusterError
 from jobs.rendezvous import Rendezvous
+from results.command_line import Refused, complain, parse
 from results.exit_codes import ExitCode
 from strategies import horovod
 
@@ -265,13 +266,12 @@ def examine(results_dir: Path, cluster: ClusterEnv, env: Mapping[str, str]) -> t
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit code: 0, 2 usage, 3 when a check fails, on every rank the same."""
-    options = tyro.cli(Options, prog="python -m bench.doctor", args=list(argv))
     try:
+        options = parse(Options, "python -m bench.doctor", argv)
         cluster = launchers.read(os.environ) or ClusterEnv.alone()
         reports, joint = examine(options.results_dir.absolute(), cluster, os.environ)
-    except ClusterError as error:
-        print(f"bench.doctor: {error}", file=sys.stderr)
-        return error.exit_code
+    except (Refused, ClusterError) as error:
+        return complain("bench.doctor", error, error.exit_code)
     everything = [*joint, *(check for report in reports for check in report.checks)]
     code = ExitCode.ENVIRONMENT if any(check.status == "fail" for check in everything) else ExitCode.OK
     if cluster.rank and len(reports) < cluster.size:

@@ -10,6 +10,7 @@ from bench import frameworks, output, provenance
 from bench.plan import Plan
 from bench.summary import summarise
 from bench.telemetry import Gpus
+from jobs.cluster import whole_number
 from results.exit_codes import ExitCode
 from results.record import Ending, conclude, could_not_start
 from results.store import Shard, ShardContent, Store
@@ -17,6 +18,8 @@ from results.store import Shard, ShardContent, Store
 RUN_ID = "TRAINSCALE_RUN_ID"
 """Variable in which whoever starts rank 0 tells its workers the run's id."""
 
+
+_MOST_RESTARTS = 1000
 
 _NO_JOB = {
     "sweep_task": "the run is not part of a sweep",
@@ -63,7 +66,7 @@ def _batch_job(store: Store, plan: Plan, env: Mapping[str, str]) -> dict[str, An
     job_id = next((env[name] for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID") if env.get(name)), None)
     if "SLURM_JOB_ID" not in env:
         return {"job_id": job_id, "restart_count": None, "restart_of": None}
-    count = int(env.get("SLURM_RESTART_COUNT") or 0)
+    count = whole_number(env.get("SLURM_RESTART_COUNT", ""), _MOST_RESTARTS) or 0
     fields = plan.run_fields()
     same = {name: fields[name] for name in ("experiment", "label", "sweep_task", "strategy", "model", "global_batch")}
     earlier = (store.newest_run(job_id=job_id, restart_count=n, **same) for n in reversed(range(count)))

@@ -6,9 +6,10 @@ Only rank 0, or the launcher for it, prints them. Their form is fixed: tools mat
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from bench.plan import Plan
 
@@ -44,7 +45,12 @@ def print_summary(summary: dict[str, Any], *, as_json: bool) -> None:
 
 def complain(line: str) -> None:
     """One line for people, on standard error."""
-    print(f"bench.run: {line}", file=sys.stderr, flush=True)
+    _print(f"bench.run: {line}", sys.stderr)
+
+
+def relay(rank: int, line: str) -> None:
+    """What a rank wrote on standard error."""
+    _print(f"[rank {rank}] {line}", sys.stderr)
 
 
 def mllog(key: str, value: Any, metadata: dict[str, Any]) -> str:
@@ -61,4 +67,12 @@ def mllog(key: str, value: Any, metadata: dict[str, Any]) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    _print(line, sys.stdout)
+
+
+def _print(line: str, stream: TextIO) -> None:
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        # Who listened is gone, killed perhaps. The run is still measured, or stopped in order, and recorded.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

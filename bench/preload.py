@@ -23,6 +23,7 @@ from pathlib import Path
 from bench import frameworks
 from bench.errors import EnvironmentFault
 from bench.run import main as run_main
+from jobs.cluster import SWEEP_PID
 from jobs.launch import die_with_launcher
 from results.exit_codes import ExitCode
 
@@ -77,7 +78,7 @@ def run_in_fork(argv: Sequence[str], output: int | None = None) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     code = 1
     try:
-        die_with_launcher(server)
+        die_with_launcher(server, signal.SIGTERM)  # so that it stops its workers and records how it ended
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if output is not None:
             os.dup2(output, 1)
@@ -94,7 +95,9 @@ def run_in_fork(argv: Sequence[str], output: int | None = None) -> int:
 
 
 def main() -> int:
-    """Serves until standard input ends."""
+    """Serves until standard input ends, or the sweep that started it."""
+    if SWEEP_PID in os.environ:
+        die_with_launcher(int(os.environ[SWEEP_PID]))
     try:
         prepare()
     except EnvironmentFault as error:

@@ -7,6 +7,7 @@ is one of several, it starts and watches that one.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +16,9 @@ from bench import frameworks
 from bench.config import parse
 from bench.errors import BenchError, UsageError
 from jobs import launchers
-from jobs.cluster import LAUNCHER_PID, ClusterEnv, ClusterError
+from jobs.cluster import LAUNCHER_PID, SWEEP_PID, ClusterEnv, ClusterError
+from jobs.launch import die_with_launcher
+from results.command_line import complain
 from results.exit_codes import ExitCode
 from results.store import StoreError
 
@@ -30,13 +33,13 @@ def main(argv: Sequence[str]) -> int:
     except (BenchError, ClusterError, StoreError) as error:
         if "--debug" in argv:
             raise
-        print(f"bench.run: {error}", file=sys.stderr)
-        return int(error.exit_code)
+        return complain("bench.run", error, int(error.exit_code))
     except OSError as error:
         if "--debug" in argv:
             raise
-        print(f"bench.run: {error.filename or 'this machine'}: {error.strerror or error}", file=sys.stderr)
-        return ExitCode.ENVIRONMENT
+        return complain(
+            "bench.run", f"{error.filename or 'this machine'}: {error.strerror or error}", ExitCode.ENVIRONMENT
+        )
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -46,6 +49,8 @@ def _run(argv: Sequence[str]) -> int:
         from bench import worker
 
         return worker.run(config, cluster or ClusterEnv.alone(), os.environ)
+    if SWEEP_PID in os.environ and not frameworks.preloaded():
+        die_with_launcher(int(os.environ[SWEEP_PID]), signal.SIGTERM)
     if cluster is not None and config.machine.port_base is not None:
         raise UsageError(
             f"--port-base is for workers on this machine, but {cluster.source} names the ports: leave it out"

@@ -197,7 +197,7 @@ def supervise(
         if not chatter:
             last_words[rank] = text
         if plan.config.output.debug or not chatter:
-            print(f"[rank {rank}] {text}", file=sys.stderr, flush=True)
+            output.relay(rank, text)
 
     def while_they_start() -> None:
         # The workers measure nothing yet: the time to look around on this machine and to load what the end needs.

@@ -15,13 +15,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from bench.errors import BenchError, UsageError
 from bench.preload import keep_numpy_single_threaded, prepare, run_in_fork
+from results.command_line import Refused, complain, parse
 from results.exit_codes import ExitCode
 from results.store import Store, StoreError, new_run_id
 from strategies import STRATEGIES, load
@@ -198,12 +198,11 @@ def _table(found: Sequence[tuple[Case, Finding]]) -> Table:
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit code: 0 all the same, 2 usage, 3 cannot run here, 4 a mismatch."""
     try:
-        options = tyro.cli(Options, prog="python -m bench.verify", args=list(argv))
+        options = parse(Options, "python -m bench.verify", argv)
         keep_numpy_single_threaded()
         return verify(options, Console(width=max(110, Console().width)))
-    except (BenchError, StoreError) as error:
-        print(f"bench.verify: {error}", file=sys.stderr)
-        return int(error.exit_code)
+    except (Refused, BenchError, StoreError) as error:
+        return complain("bench.verify", error, int(error.exit_code))
     except KeyboardInterrupt:
         print("bench.verify: interrupted", file=sys.stderr)
         return ExitCode.SIGINT

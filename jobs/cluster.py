@@ -20,6 +20,9 @@ OUR_PORTS = range(20_000, 32_000)
 LAUNCHER_PID = "TRAINSCALE_LAUNCHER_PID"
 """Set for the processes that a launcher of ours starts: they train, and do not launch again."""
 
+SWEEP_PID = "TRAINSCALE_SWEEP_PID"
+"""Set for a run by the sweep on this machine that started it: the run stops with it."""
+
 STARTED_NS = "TRAINSCALE_STARTED_NS"
 """Set with it: Unix time in ns at which the process was started; the kernel's own record is good to a second."""
 
@@ -34,6 +37,13 @@ class ClusterError(Exception):
     """The environment describes no usable cluster; one line with the remedy."""
 
     exit_code = 2
+
+
+def whole_number(text: str, most: int) -> int | None:
+    """The number that a launcher wrote; None for any other text, of which `int` takes some ('1_0', '+1', '\u0663')."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most))):
+        return None
+    return int(text) if int(text) <= most else None
 
 
 @dataclass(frozen=True)

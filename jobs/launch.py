@@ -102,11 +102,11 @@ def share_cores(cores: Sequence[int], count: int, each: int | None = None) -> li
     return [tuple(sorted({cores[(rank * size + i) % len(cores)] for i in range(size)})) for rank in range(count)]
 
 
-def die_with_launcher(launcher_pid: int) -> None:
-    """Asks the kernel to end this process when the launcher that started it is gone."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_launcher(launcher_pid: int, signum: int = signal.SIGKILL) -> None:
+    """Asks the kernel to send this process a signal when the launcher that started it is gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
     if os.getppid() != launcher_pid:  # it was gone before the request
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signum)
 
 
 def launch(

@@ -7,12 +7,23 @@ processes but is not understood is an error, never a run of N strangers that eac
 from __future__ import annotations
 
 import json
-import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from jobs import node_list
-from jobs.cluster import MAX_PORT, MPIRUN, OUR_PORTS, ROLES, SLURM, TF_CONFIG, ClusterEnv, ClusterError, Task
+from jobs.cluster import (
+    MAX_PORT,
+    MPIRUN,
+    OUR_PORTS,
+    ROLES,
+    SLURM,
+    TF_CONFIG,
+    ClusterEnv,
+    ClusterError,
+    Task,
+    whole_number,
+)
 
 _MPI = {
     "Open MPI": (
@@ -35,6 +46,12 @@ _PLACES = ("SLURM_STEP_NODELIST", "SLURM_NODEID", "SLURM_GTIDS")
 _FOREIGN = ("PMIX_RANK", "PMI_RANK")
 """What launchers set that are none of these."""
 
+_MOST = 1 << 20
+"""Processes, hosts or cores: more than any job of training has, and few enough to be listed."""
+
+_MOST_JOBS = (1 << 32) - 1
+"""What Slurm counts jobs and steps in."""
+
 _CANDIDATES = 4
 """Ports to try, one after another: another job on the host may have the first."""
 
@@ -53,10 +70,10 @@ def read(env: Mapping[str, str]) -> ClusterEnv | None:
             f"{launched.source} started {launched.size} tasks but TF_CONFIG names {cluster.size}: "
             "unset TF_CONFIG, or start as many tasks as it names"
         )
-    if not cluster and not launched and env.get("HOROVOD_SIZE", "1") != "1":
+    if not cluster and not launched and (together := _count(env, "HOROVOD_SIZE", absent="1")) != 1:
         raise ClusterError(
-            f"horovodrun started {env['HOROVOD_SIZE']} processes, which it leaves no way to meet: use mpirun, srun "
-            "or --num-workers instead"
+            f"horovodrun started {together} processes, which it leaves no way to meet: use mpirun, srun or "
+            "--num-workers instead"
         )
     foreign = next((name for name in _FOREIGN if name in env), None)
     if not cluster and not launched and foreign and "SLURM_STEP_ID" not in env and env.get("PMI_SIZE") != "1":
@@ -90,24 +107,25 @@ def _from_mpi(env: Mapping[str, str]) -> ClusterEnv | None:
 
 
 def _from_slurm(env: Mapping[str, str]) -> ClusterEnv | None:
-    if not all(name in env for name in _STEP) or env["SLURM_STEP_NUM_TASKS"] == "1":
+    if not all(name in env for name in _STEP) or (size := _count(env, "SLURM_STEP_NUM_TASKS")) == 1:
         return None
     if missing := next((name for name in _PLACES if name not in env), None):
         raise ClusterError(
-            f"{SLURM} has {env['SLURM_STEP_NUM_TASKS']} tasks, but {missing} is not set: let srun's variables through "
-            "to the process"
+            f"{SLURM} has {size} tasks, but {missing} is not set: let srun's variables through to the process"
         )
-    rank, size, node = (_count(env, name) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID"))
+    rank, node = _count(env, "SLURM_PROCID"), _count(env, "SLURM_NODEID")
     hosts = node_list.expand(env["SLURM_STEP_NODELIST"])
-    here = tuple(int(word) for word in re.findall(r"\d+", env["SLURM_GTIDS"]))
-    if not (rank < size and rank in here and max(here) < size and node < len(hosts)):
+    words = env["SLURM_GTIDS"].split(",")
+    here = tuple(dict.fromkeys(number for word in words if (number := whole_number(word, size - 1)) is not None))
+    if not (rank in here and len(here) == len(words) and node < len(hosts)):
         raise ClusterError(
             f"{SLURM} calls this rank {rank} of {size} on host {node} of {len(hosts)}, whose ranks are "
-            f"{env['SLURM_GTIDS']}, which cannot be: parts of a heterogeneous job (srun ... : ...) are not supported"
+            f"{env['SLURM_GTIDS'][:80]!r}, which cannot be: parts of a heterogeneous job (srun ... : ...) are not "
+            "supported"
         )
     # Rank 0 is on the first host of the list; only who wrote a host file may have put it elsewhere.
     first = hosts if env.get("SLURM_DISTRIBUTION") == "arbitrary" else hosts[:1]
-    step = f"{env.get('SLURM_JOB_ID', '0')}.{env['SLURM_STEP_ID']}"
+    job, step = _count(env, "SLURM_JOB_ID", most=_MOST_JOBS, absent="0"), _count(env, "SLURM_STEP_ID", most=_MOST_JOBS)
     return ClusterEnv(
         source=SLURM,
         rank=rank,
@@ -118,32 +136,35 @@ def _from_slurm(env: Mapping[str, str]) -> ClusterEnv | None:
         num_nodes=len(hosts),
         nodes=tuple(hosts),
         node=hosts[node],
-        meeting_points=tuple(f"{host}:{port}" for port in _ports(step, env) for host in first),
-        job=step,
+        meeting_points=tuple(f"{host}:{port}" for port in _ports(job, step, env) for host in first),
+        job=f"{job}.{step}",
     )
 
 
-def _ports(step: str, env: Mapping[str, str]) -> list[int]:
+def _ports(job: int, step: int, env: Mapping[str, str]) -> list[int]:
     """Those that Slurm reserved for the step, or else made of its number: jobs that share a host, and steps of one job,
     must not meet at one port."""
-    if reserved := re.match(r"(\d+)(?:-(\d+))?", env.get("SLURM_STEP_RESV_PORTS", "")):
-        first, last = int(reserved.group(1)), int(reserved.group(2) or reserved.group(1))
+    if given := env.get("SLURM_STEP_RESV_PORTS"):
+        word, _, end = given.partition(",")[0].partition("-")
+        first, last = whole_number(word, MAX_PORT), whole_number(end or word, MAX_PORT)
+        if not (first and last and first <= last):
+            raise ClusterError(f"SLURM_STEP_RESV_PORTS is {given[:80]!r}: Slurm writes ports there, as in 12345-12349")
         return list(range(first, min(last, first + _CANDIDATES - 1) + 1))
-    job, _, number = step.partition(".")
-    start = int(job) * 131 + int(number) if job.isdigit() and number.isdigit() else 0
-    return [OUR_PORTS[(start + turn * 1009) % len(OUR_PORTS)] for turn in range(_CANDIDATES)]
+    return [OUR_PORTS[(job * 131 + step + turn * 1009) % len(OUR_PORTS)] for turn in range(_CANDIDATES)]
 
 
-def _count(env: Mapping[str, str], name: str) -> int:
-    if not (env[name].isascii() and env[name].isdigit()):
-        raise ClusterError(f"{name} is {env[name]!r}: a launcher writes a whole number there")
-    return int(env[name])
+def _count(env: Mapping[str, str], name: str, *, most: int = _MOST, absent: str | None = None) -> int:
+    text = env[name] if absent is None else env.get(name, absent)
+    number = whole_number(text, most)
+    if number is None:
+        raise ClusterError(f"{name} is {text[:80]!r}: a launcher writes a whole number there, of at most {most}")
+    return number
 
 
 def _from_tf_config(text: str) -> ClusterEnv:
     try:
         spec = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ClusterError(f"TF_CONFIG is not JSON ({error}); it must look like {_EXAMPLE}") from None
     cluster, task = _member(spec, "cluster"), _member(spec, "task")
     tasks = [Task(role, address) for role in ROLES for address in _addresses(cluster, role)]
@@ -151,8 +172,7 @@ def _from_tf_config(text: str) -> ClusterEnv:
         raise ClusterError(f"TF_CONFIG: cluster has role {strangers[0]!r}; roles that train are {', '.join(ROLES)}")
     if not tasks:
         raise ClusterError(f"TF_CONFIG: cluster names no task; it must look like {_EXAMPLE}")
-    addresses = [str(t.address) for t in tasks]
-    if twice := sorted({a for a in addresses if addresses.count(a) > 1}):
+    if twice := sorted(address for address, count in Counter(str(t.address) for t in tasks).items() if count > 1):
         raise ClusterError(f"TF_CONFIG: cluster names {twice[0]} twice; every task needs its own host:port")
     role, index = task.get("type"), task.get("index")
     of_role = [rank for rank, t in enumerate(tasks) if t.role == role]
@@ -179,6 +199,6 @@ def _addresses(cluster: dict[str, Any], role: str) -> list[str]:
         raise ClusterError(f"TF_CONFIG: cluster.{role} is {addresses!r}; it must be a list of 'host:port'")
     for address in addresses:
         host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
-        if not (host and port.isascii() and port.isdigit() and 0 < int(port) <= MAX_PORT):
+        if not (host.isprintable() and host.split() == [host] and whole_number(port, MAX_PORT)):
             raise ClusterError(f"TF_CONFIG: cluster.{role} holds {address!r}; it must be 'host:port'")
     return addresses

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -36,6 +37,9 @@ _SAID_PLAINLY = ("strategy", "model", "precision")
 """What a name tells by its value alone."""
 _LETTERS = {"batch_size": "b", "global_batch_size": "g", "num_workers": "w", "devices_per_worker": "d"}
 """What a name tells by a letter and its value."""
+_MOST_RUNS = 100_000
+"""Of a sweep; at ten seconds each that is more than a week."""
+_FLAG = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +109,13 @@ def load(path: Path) -> Sweep:
         raise Refused(f"{path}: settings and matrix must be tables")
     if not isinstance(exclude, list) or not all(isinstance(rule, dict) and rule for rule in exclude):
         raise Refused(f"{path}: exclude is {exclude!r}; give a list of tables")
-    found = list(_expand(settings, matrix, path))
+    settings, axes = _flags(settings, "settings", path), [_axis(*each, path) for each in matrix.items()]
+    if (most := repeats * math.prod(map(len, axes))) > _MOST_RUNS:
+        raise Refused(f"{path}: {most} runs; a sweep has at most {_MOST_RUNS}: make several")
+    found = list(_expand(settings, axes, path))
     for rule in exclude:
-        kept = [each for each in found if not _fits(each, rule)]
+        wanted = {name.replace("-", "_"): value for name, value in rule.items()}
+        kept = [each for each in found if not _fits(each, wanted)]
         if len(kept) == len(found):
             raise Refused(f"{path}: exclude {rule} fits no configuration: leave it out, or see --dry-run")
         found = kept
@@ -116,13 +124,31 @@ def load(path: Path) -> Sweep:
     return Sweep(configurations=tuple(_named(found, path)), repeats=repeats, preload=preload)
 
 
-def _expand(settings: Mapping[str, Any], matrix: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
-    axes = []
-    for name, given in matrix.items():
-        values = given if isinstance(given, list) else [given]
-        if not values:
-            raise Refused(f"{path}: matrix.{name} is empty; give a value, or a list of them")
-        axes.append([value if isinstance(value, dict) else {name: value} for value in values])
+def _axis(name: str, given: Any, path: Path) -> list[dict[str, Any]]:
+    """What an axis of the matrix sets, one value after another."""
+    values = given if isinstance(given, list) else [given]
+    if not values:
+        raise Refused(f"{path}: matrix.{name} is empty; give a value, or a list of them")
+    tables = [value if isinstance(value, dict) else {name: value} for value in values]
+    return [_flags(table, f"matrix.{name}", path) for table in tables]
+
+
+def _flags(table: Mapping[str, Any], where: str, path: Path) -> dict[str, Any]:
+    """Flags and their values, by the names that they have in Python."""
+    flags: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if not _FLAG.fullmatch(key) or name in flags:
+            raise Refused(f"{path}: {where!r} sets {key!r}, give flags such as num_iters there, each once")
+        if isinstance(value, dict | list):
+            raise Refused(f"{path}: {where}: {key} is {value!r}; a setting has one value")
+        flags[name] = value
+    return flags
+
+
+def _expand(
+    settings: Mapping[str, Any], axes: Sequence[Sequence[Mapping[str, Any]]], path: Path
+) -> Iterator[dict[str, Any]]:
     for combination in itertools.product(*axes):
         flags = dict(settings)
         for part in combination:
@@ -177,7 +203,7 @@ def _name(flags: Mapping[str, Any], varied: set[str]) -> str:
         words.append(f"{flags.get('nodes', 1)}x{flags.get('tasks_per_node', 1)}")
     rest = sorted(varied - {*_LAUNCH, *_SAID_PLAINLY, "dataset"})
     words += [f"{_LETTERS.get(name, name)}{flags[name]}" for name in rest if name in flags]
-    return re.sub(r"[^\w.+-]+", "_", "-".join(words))[:100] or "run"
+    return re.sub(r"[^\w.+-]+", "_", "-".join(words), flags=re.ASCII)[:100] or "run"
 
 
 def benchmark_words(run: Run, experiment: str, results_dir: Path) -> list[str]:

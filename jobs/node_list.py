@@ -15,7 +15,7 @@ from jobs.cluster import ClusterError
 _NAME = re.compile(r"(?:[^][,\s]|\[[0-9,-]+\])+")
 """One entry of a list: text with any number of bracketed sets of numbers in it."""
 _PART = re.compile(r"\[([0-9,-]+)\]|([^][]+)")
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 _MOST_HOSTS = 1 << 16
 
 
@@ -23,14 +23,19 @@ def expand(text: str) -> list[str]:
     """The host names in the order in which `text` names them. Raises ClusterError."""
     names: list[str] = []
     position = 0
+    if not text.isprintable():
+        raise _Malformed(text)
     while position == 0 or position <= len(text):
         entry = _NAME.match(text, position)
         if entry is None or text[entry.end() : entry.end() + 1] not in ("", ","):
             raise _Malformed(text)
-        parts = [_numbers(numbers, text) if numbers else [word] for numbers, word in _PART.findall(entry.group())]
-        names += itertools.islice(map("".join, itertools.product(*parts)), _MOST_HOSTS + 1)
-        if len(names) > _MOST_HOSTS:
-            raise ClusterError(f"the node list {text[:80]!r} names more than {_MOST_HOSTS} hosts")
+        parts, count = [], 1
+        for numbers, word in _PART.findall(entry.group()):
+            parts.append(_numbers(numbers, text) if numbers else [word])
+            count *= len(parts[-1])
+            if len(names) + count > _MOST_HOSTS:
+                raise ClusterError(f"the node list {text[:80]!r} names more than {_MOST_HOSTS} hosts")
+        names += map("".join, itertools.product(*parts))
         position = entry.end() + 1
     return names
 

@@ -43,10 +43,10 @@ class Tally:
     def turns(self, runs: Sequence[Run], retries: int) -> Iterator[tuple[Sequence[Run], bool]]:
         """(runs to perform, is there another turn for those that fail)."""
         self.again = list(runs)
-        for left in range(retries, -1, -1):
-            if turn := self.again:
-                self.again = []
-                yield turn, left > 0
+        while self.again and retries >= 0:
+            turn, self.again = self.again, []
+            yield turn, retries > 0
+            retries -= 1
 
     def say(self, line: str) -> None:
         self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

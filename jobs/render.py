@@ -62,8 +62,7 @@ def main(argv: Sequence[str]) -> int:
             [step], options.settings, name=options.name, output=options.output, finished=None, made_by=made_by
         )
     except Refused as error:
-        print(f"jobs.render: {error}", file=sys.stderr)
-        return error.exit_code
+        return command_line.complain("jobs.render", error, error.exit_code)
     print(text, end="")
     return 0
 

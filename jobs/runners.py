@@ -1,4 +1,7 @@
-"""Three ways to perform one run and hear how it went: a new Python, a fork of one with TensorFlow, a step of Slurm."""
+"""Three ways to perform one run and hear how it went: a new Python, a fork of one with TensorFlow, a step of Slurm.
+
+All inherit the sweep's lock (`jobs.lock`): whoever continues a sweep that was killed waits until its last run is over.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from jobs.cluster import SWEEP_PID
 from jobs.script import STEP_NAME
 from jobs.slurm import SlurmFault, end_step
 
@@ -35,7 +39,14 @@ def fresh() -> Iterator[Runner]:
 
     def run(words: Sequence[str]) -> Figures:
         with _interrupts_wait(lambda: None):  # the run gets the same Ctrl-C
-            process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            process = subprocess.Popen(
+                words,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, SWEEP_PID: str(os.getpid())},
+                close_fds=False,
+            )
             stdout, _ = process.communicate()
             return figures(stdout.splitlines(), process.returncode)
 
@@ -64,6 +75,7 @@ def steps() -> Iterator[Runner]:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                close_fds=False,
                 # Apart from the terminal: srun keeps the first Ctrl-C to itself and kills at the second.
                 start_new_session=True,
             )
@@ -82,6 +94,8 @@ def preloaded() -> Iterator[Runner]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env={**os.environ, SWEEP_PID: str(os.getpid())},
+        close_fds=False,
     )
     assert server.stdin is not None
     assert server.stdout is not None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from jobs.cluster import whole_number
 
 _BOUND_S = 60
 _GONE = "gone"
@@ -18,6 +21,12 @@ _HOPELESS = (
     *("PartitionDown", "PartitionInactive", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"),
     *("InvalidAccount", "InvalidQOS", "AccountNotAllowed", "QOSNotAllowed", "JobHoldMaxRequeue"),
 )
+_AWAY = re.compile(
+    r"contact slurm controller|controller not responding|backup controller|in standby mode|timed out|Zero Bytes|"
+    r"Connection (refused|reset)|temporarily unable",
+    re.IGNORECASE,
+)
+_MOST_NODES = 1 << 16
 _INTERACTIVE = 0xFFFFFFF0
 """Steps from here on are no users' steps: batch scripts, and the shells that salloc opens on some sites."""
 
@@ -30,6 +39,10 @@ class SlurmFault(Exception):
 
 class SlurmRefusal(SlurmFault):
     """Slurm is there and does not do what it was asked."""
+
+
+class SlurmAway(SlurmFault):
+    """The controller does not answer, and may have done what it was asked all the same; it may be there again soon."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +64,29 @@ class JobState:
 
 def nodes_of_allocation(env: Mapping[str, str]) -> int | None:
     """Nodes that a process here can start steps on; None outside an allocation, and inside a step of one."""
-    step = env.get("SLURM_STEP_ID", "")
-    if not env.get("SLURM_JOB_ID") or (step.isdigit() and int(step) < _INTERACTIVE):
+    if not env.get("SLURM_JOB_ID") or whole_number(env.get("SLURM_STEP_ID", ""), _INTERACTIVE - 1) is not None:
         return None
-    return int(env.get("SLURM_JOB_NUM_NODES") or env.get("SLURM_NNODES") or 1)
+    name = next((name for name in ("SLURM_JOB_NUM_NODES", "SLURM_NNODES") if env.get(name)), None)
+    if name is None:
+        return 1
+    if not (nodes := whole_number(env[name], _MOST_NODES)):
+        raise SlurmFault(f"{name} is {env[name][:80]!r}: Slurm writes a whole number there, of at most {_MOST_NODES}")
+    return nodes
 
 
 def submit(script: Path) -> str:
-    """Submits a batch script and returns the job's number. Raises SlurmFault, also where the job could never start."""
+    """Submits a batch script, unless that was done, and returns the job's number. Raises SlurmFault, also where the job
+    could never start; after SlurmAway it may be there."""
+    if there := submitted(script):
+        return there
     _call("sbatch", "--test-only", str(script))
     return _call("sbatch", "--parsable", str(script)).strip().partition(";")[0]
+
+
+def submitted(script: Path) -> str | None:
+    """Number of the job of a batch script, if Slurm knows one."""
+    shown = _call("squeue", "--noheader", f"--user={os.getuid()}", "--states=all", "--format=%A|%o").splitlines()
+    return next((job for job, _, path in (line.partition("|") for line in shown) if path.strip() == str(script)), None)
 
 
 def cancel(job: str) -> None:
@@ -92,8 +118,11 @@ def _call(*words: str) -> str:
     except FileNotFoundError:
         raise SlurmFault(f"{words[0]} is not on PATH: load the site's Slurm module, or run the sweep here") from None
     except subprocess.TimeoutExpired:
-        raise SlurmFault(f"{words[0]} gave no answer within {_BOUND_S} s: look whether Slurm is well") from None
+        raise SlurmAway(f"{words[0]} gave no answer within {_BOUND_S} s") from None
     except subprocess.CalledProcessError as error:
         said = " ".join(line.removeprefix(f"{words[0]}: ").strip() for line in error.stderr.splitlines())
+        # A question is only refused by who cannot answer it.
+        if words[0] == "squeue" or _AWAY.search(said):
+            raise SlurmAway(f"{words[0]} failed: {said or error}") from None
         raise SlurmRefusal(f"{words[0]} refused: {said or error}") from None
     return done.stdout

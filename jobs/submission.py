@@ -9,19 +9,25 @@ import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from jobs import slurm
 from jobs.matrix import Run
 from jobs.runners import Figures, figures
 from jobs.script import MARKER, Step, render
 from jobs.site import Site
-from jobs.slurm import JobState, SlurmRefusal
+from jobs.slurm import JobState, SlurmAway, SlurmRefusal
 from results.writing import replacing
+
+T = TypeVar("T")
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _CONFIRMATION_S = 2.0
+_PATIENCE_S = 1800.0
+"""How long a controller may be away: long enough to be restarted, or moved to another machine."""
 _USUAL_REASONS = frozenset(("None", "Priority", "Resources", "BeginTime"))
 
 _STATUS = {"CANCELLED": "interrupted", "TIMEOUT": "timeout", "DEADLINE": "timeout", "OUT_OF_MEMORY": "oom"}
@@ -30,11 +36,15 @@ _STATUS = {"CANCELLED": "interrupted", "TIMEOUT": "timeout", "DEADLINE": "timeou
 
 @dataclass(frozen=True)
 class Job:
-    """A submitted job: its number, where it writes, and the tasks of its runs in order."""
+    """A job: its number, empty before Slurm has told it, where it writes, and the tasks of its runs in order."""
 
     number: str
     output: str
     tasks: tuple[str, ...]
+
+    @property
+    def script(self) -> Path:
+        return Path(self.output.removesuffix(".out") + ".sh")
 
 
 class Submission:
@@ -69,12 +79,22 @@ class Submission:
 
     def adopt(self, runs: Sequence[Run]) -> set[str]:
         """Tasks of these runs in jobs of an earlier watcher that have not ended: they are watched too."""
-        found = [json.loads(line) for line in _lines(self._journal)]
-        jobs = [Job(each["number"], each["output"], tuple(each["tasks"])) for each in found]
         ours = {run.task for run in runs}
-        states = slurm.states([job.number for job in jobs])
-        self._live = {job.number: job for job in jobs if ours & set(job.tasks) and not states[job.number].ended}
+        jobs = {job.number: job for job in self._earlier() if ours & {*job.tasks}}
+        for look in range(2):  # as in `perform`
+            if look and len(self._live) < len(jobs):
+                time.sleep(_CONFIRMATION_S)
+            states = self._patiently(lambda: slurm.states(jobs))
+            self._live |= {number: jobs[number] for number, state in states.items() if not state.ended}
         return {task for job in self._live.values() for task in job.tasks} & ours
+
+    def _earlier(self) -> Iterator[Job]:
+        """The jobs in the journal; who wrote it may have died before it heard a job's number."""
+        found = [json.loads(line) for line in _lines(self._journal)]
+        jobs = {each["output"]: Job(each["number"], each["output"], tuple(each["tasks"])) for each in found}
+        for job in jobs.values():
+            if number := job.number or self._patiently(partial(slurm.submitted, job.script)):
+                yield replace(job, number=number)
 
     @property
     def live(self) -> list[str]:
@@ -124,27 +144,49 @@ class Submission:
         path = self._folder / f"{name}.sh"
         with replacing(path) as new:
             new.write_text(self.script(runs, name))
-        job = Job(slurm.submit(path), str(self._folder / f"{name}.out"), tuple(run.task for run in runs))
-        # Before anything else: whoever comes next must not submit it again.
+        job = Job("", str(self._folder / f"{name}.out"), tuple(run.task for run in runs))
+        self._note(job)  # before Slurm has it: whoever comes next must not submit it again
+        job = replace(job, number=self._patiently(lambda: slurm.submit(path)))
+        self._note(job)
+        self._live[job.number] = job
+        self._say(f"job {job.number}: {len(runs)} run(s), {path}")
+
+    def _note(self, job: Job) -> None:
         with open(self._journal, "a", opener=_no_link) as journal:
             journal.write(json.dumps(asdict(job)) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
-        self._live[job.number] = job
-        self._say(f"job {job.number}: {len(runs)} run(s), {path}")
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """What Slurm answers, asked again while its controller is away: its jobs go on meanwhile. Raises SlurmAway."""
+        wait_s, since = _FIRST_WAIT_S, None
+        while True:
+            try:
+                answer = ask()
+            except SlurmAway as away:
+                now = time.monotonic()
+                if since is None:
+                    since = now
+                    self._say(f"{away}; jobs go on, asking again for {_PATIENCE_S / 60:.0f} min")
+                if now - since >= _PATIENCE_S:
+                    raise SlurmAway(
+                        f"{away}, for {(now - since) / 60:.0f} min: look whether Slurm is well; jobs go on, and the "
+                        "same command continues"
+                    ) from None
+                time.sleep(wait_s)
+                wait_s = min(_LONGEST_WAIT_S, wait_s * 1.5)
+            else:
+                if since is not None:
+                    self._say("Slurm answers again")
+                return answer
 
     def _look(self) -> list[tuple[Job, JobState]]:
-        try:
-            states = slurm.states(self._live)
-        except SlurmRefusal as refusal:  # a controller that restarts says nothing for a while; its jobs go on
-            self._tell("", str(refusal))
-            return []
-        self._reasons.pop("", None)
+        states = self._patiently(lambda: slurm.states(self._live))
         for number, state in states.items():
             if state.name == "PENDING" and state.reason not in _USUAL_REASONS:
                 self._tell(number, f"job {number} waits: {state.reason}")
             if state.hopeless:
-                slurm.cancel(number)
+                self._patiently(partial(slurm.cancel, number))
         return [(self._live[number], state) for number, state in states.items()]
 
     def _tell(self, about: str, line: str) -> None:

@@ -20,7 +20,7 @@ from typing import Literal
 from rich.console import Console
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
-from jobs import runners, slurm
+from jobs import lock, runners, slurm
 from jobs.matrix import Run, Sweep, benchmark_words, load
 from jobs.progress import progress
 from jobs.runners import Figures, RunnerDied
@@ -98,6 +98,15 @@ def unfinished(runs: Sequence[Run], finished: set[str]) -> list[Run]:
     return [run for run in runs if run.task not in finished]
 
 
+def to_do(sweep: Sweep, options: Options) -> list[Run]:
+    """Those of the wanted runs that are left to do."""
+    everything = wanted(sweep, options)
+    runs = unfinished(everything, Store(options.results_dir).finished_tasks(options.name))
+    if done := len(everything) - len(runs):
+        print(f"{done} of {len(everything)} runs of experiment {options.name!r} are done already")
+    return runs
+
+
 def step_of(run: Run, options: Options) -> Step:
     """A run as a step of an allocation."""
     configuration, data = run.configuration, run.configuration.flags.get("data_dir")
@@ -108,7 +117,7 @@ def step_of(run: Run, options: Options) -> Step:
         nodes=configuration.nodes,
         tasks_per_node=configuration.tasks_per_node,
         words=benchmark_words(run, options.name, results),
-        folders=[results, *([Path(data)] if data else [])],
+        folders=[results, *([Path(str(data))] if data else [])],
     )
 
 
@@ -200,7 +209,7 @@ def record_unheard(store: Store, run: Run, experiment: str, figures: Figures) ->
         "status": figures["status"],
         "exit_code": ExitCode.WORKLOAD,
         "error": figures["error"],
-        **{name: flags.get(name) for name in ("strategy", "model", "dataset", "precision")},
+        **{name: str(flags[name]) for name in ("strategy", "model", "dataset", "precision") if name in flags},
         "num_nodes": run.configuration.nodes,
         "num_processes": run.configuration.tasks,
         "config": json.dumps(dict(flags), sort_keys=True, default=str),
@@ -228,22 +237,22 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = command_line.parse(Options, "python -m jobs.sweep", [*profile_words(argv), *argv])
         sweep = load(options.file)
-        everything = wanted(sweep, options)
-        runs = unfinished(everything, Store(options.results_dir).finished_tasks(options.name))
-        if done := len(everything) - len(runs):
-            print(f"{done} of {len(everything)} runs of experiment {options.name!r} are done already")
         if options.dry_run:
-            describe(runs, options, argv)
+            describe(to_do(sweep, options), options, argv)
             return ExitCode.OK
-        if options.submit:
-            return submit_all(runs, options, argv, console)
-        return run_all(runs, sweep, options, console)
+        store = Store(options.results_dir)
+        store.prepare()
+        with lock.held(store.sweep_lock(options.name), f"experiment {options.name!r}", print):
+            runs = to_do(sweep, options)
+            if options.submit:
+                return submit_all(runs, options, argv, console)
+            return run_all(runs, sweep, options, console)
     except (Refused, SlurmFault, StoreError, RunnerDied) as error:
-        print(f"jobs.sweep: {error}", file=sys.stderr)
-        return error.exit_code
+        return command_line.complain("jobs.sweep", error, error.exit_code)
     except OSError as error:
-        print(f"jobs.sweep: {error.filename or 'this machine'}: {error.strerror or error}", file=sys.stderr)
-        return ExitCode.ENVIRONMENT
+        return command_line.complain(
+            "jobs.sweep", f"{error.filename or 'this machine'}: {error.strerror or error}", ExitCode.ENVIRONMENT
+        )
     except KeyboardInterrupt:
         print("jobs.sweep: interrupted; finished runs are kept, the same command continues", file=sys.stderr)
         return ExitCode.SIGINT

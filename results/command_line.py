@@ -24,6 +24,9 @@ else:
 
 T = TypeVar("T")
 
+_DEEPEST = 8
+"""Levels of a settings file; ours need four."""
+
 
 class Refused(Exception):
     """What was asked for cannot be done, as with a flag or a settings file that cannot be used; one line with the
@@ -34,9 +37,8 @@ class Refused(Exception):
 
 def parse(options: type[T], prog: str, words: Sequence[str]) -> T:
     """The options of a command line. Raises Refused; exits as tyro does for --help."""
-    for word in words:
-        if not word.isascii() and word != word.encode(errors="replace").decode():
-            raise Refused(f"{word!r} is not UTF-8 text, and what is not could not be recorded: give another")
+    if strange := next((word for word in words if not _is_text(word)), None):
+        raise Refused(f"{strange[:80]!r} is no text in UTF-8 without U+0000: results could not be recorded with it")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -59,7 +61,7 @@ def perform(prog: str, options: type[T], argv: Sequence[str], work: Callable[[T]
         sys.stdout.flush()  # here a reader that has gone can be met
         return code
     except (Refused, StoreError) as error:
-        return complain(prog, str(error), error.exit_code)
+        return complain(prog, error, error.exit_code)
     except BrokenPipeError:
         # Whoever read our output has seen enough ('| head'); what is still buffered must not raise again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,10 +73,10 @@ def perform(prog: str, options: type[T], argv: Sequence[str], work: Callable[[T]
         return complain(prog, "interrupted", ExitCode.SIGINT)
 
 
-def complain(prog: str, text: str, code: int) -> int:
-    """Says on one line of standard error what is wrong; returns the exit code."""
-    # A name from a store may hold anything; a line stays a line.
-    print(f"{prog}: {' '.join(printable(text).split())}", file=sys.stderr)
+def complain(prog: str, error: object, code: int) -> int:
+    """Says on one line of standard error what is wrong, whatever words of a user or a file are in it; returns the exit
+    code."""
+    print(f"{prog}: {' '.join(printable(error).split())}", file=sys.stderr)
     return code
 
 
@@ -99,11 +101,35 @@ def words_of(name: str, value: Any) -> list[str]:
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """The settings of a file that `what` names in errors. Raises Refused."""
     try:
-        return tomllib.loads(path.read_text())
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Refused(f"{what} {str(path)!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"{what} {str(path)!r} is not TOML: {error}") from None
+    if why := _unusable(settings):
+        raise Refused(f"{what} {str(path)!r} {why}")
+    return settings
+
+
+def _unusable(settings: dict[str, Any]) -> str | None:
+    """Why a settings file is of no use, though it may be TOML: no flag can be given what is in it."""
+    left: list[tuple[Any, int]] = [(settings, 0)]
+    while left:
+        value, depth = left.pop()
+        if depth > _DEEPEST:
+            return f"holds tables and lists in each other, more than {_DEEPEST} of them"
+        if isinstance(value, str) and not _is_text(value):
+            return f"holds the text {value[:80]!r}: U+0000 cannot stand on a command line"
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            return "holds a number of more than 64 bits"
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left += [(each, depth + 1) for each in inside]
+    return None
+
+
+def _is_text(word: str) -> bool:
+    """Whether Python did not have to make up a character for a byte, and the system takes it as a word."""
+    return "\0" not in word and word.encode(errors="replace").decode() == word
 
 
 def file_words(

@@ -11,9 +11,11 @@ from typing import Any
 
 from results.exit_codes import ExitCode
 from results.schema import comparability_key
-from results.store import ShardContent, join
+from results.store import ShardContent, StoreError, join
 
 Tables = dict[str, list[dict[str, Any]]]
+
+_MOST_RANKS = 1 << 20
 
 RUN_SHARD = "run"
 """Name of the shard that belongs to no rank: what the launcher knows."""
@@ -86,16 +88,24 @@ class Ending:
 
 
 def conclude(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_at: datetime) -> Tables:
-    """The four tables of a run, whatever became of it. `shards` as `results.store.Store.read_shards` gives them."""
+    """The four tables of a run, whatever became of it. `shards` as `results.store.Store.read_shards` gives them; raises
+    StoreError where they are too damaged."""
+    try:
+        return _tables(run_id, shards, ending, ended_at)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise StoreError(f"the shards of run {run_id} are damaged ({error!r}) and kept: look at the disk") from error
+
+
+def _tables(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_at: datetime) -> Tables:
     run: dict[str, Any] = {"null_reasons": {}, "provenance": {}}
     # What the ranks found out counts for more than what was planned.
     for shard in sorted(shards, key=lambda shard: shard.name != RUN_SHARD):
         join(run, shard.run)
     by_rank = {shard.rank["rank"]: shard for shard in shards if "rank" in shard.rank}
-    ranks = [
-        _rank_row(run_id, rank, by_rank[rank].rank if rank in by_rank else {}, ending)
-        for rank in range(int(run.get("num_processes", len(by_rank))))
-    ]
+    size = int(run.get("num_processes", len(by_rank)))
+    if size > _MOST_RANKS:
+        raise ValueError(f"{size} ranks")
+    ranks = [_rank_row(run_id, rank, by_rank[rank].rank if rank in by_rank else {}, ending) for rank in range(size)]
     iters, telemetry = _rows(run_id, by_rank, "iters"), _rows(run_id, by_rank, "telemetry")
     for row in ranks:
         row["gpu_peak_mem_used_bytes"] = _gpu_peak(row, iters, telemetry)

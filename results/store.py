@@ -178,6 +178,10 @@ class Store:
         """`sweep_task` of every run of the experiment that was ok."""
         return {*folders.listed(self.root / SWEEPS / _digest(experiment))}
 
+    def sweep_lock(self, experiment: str) -> Path:
+        """The file by which one sweep of the experiment keeps others out."""
+        return (self.root / SWEEPS / _digest(experiment)).with_suffix(".lock")
+
     def newest_run(self, **equal: Any) -> str | None:
         """run_id of the newest run, ended or cut off, whose fields have these values, among the last _RECENT or so."""
         cut_off = [path for path in self.root.glob(f"{SHARDS}/*/run{_SHARD}") if _has(_read_shard(path).run, equal)]
@@ -227,14 +231,15 @@ def _has(row: Row, equal: Row) -> bool:
 def join(fields: dict[str, Any], later: Row) -> None:
     """Updates `fields` by what was said later; dicts under the same name are joined, one level deep."""
     for name, value in later.items():
-        fields[name] = {**fields.get(name, {}), **value} if isinstance(value, dict) else value
+        earlier = fields.get(name)
+        fields[name] = {**earlier, **value} if isinstance(value, dict) and isinstance(earlier, dict) else value
 
 
 def _lines(text: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     for line in text.split(b"\n"):
         try:
             kind, row = json.loads(line)
-        except (ValueError, TypeError):  # half a line is never JSON: its last bracket is missing
+        except (ValueError, TypeError, RecursionError):  # half a line is never JSON: its last bracket is missing
             continue
         if kind in _KINDS and isinstance(row, dict):
             yield kind, row

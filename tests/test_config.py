@@ -30,7 +30,9 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
         ("num_itres = 3", "unknown setting 'num_itres'. Did you mean 'num-iters'?"),
         ("num_iters = [1, 2]", "a setting has one value"),
         ("num_iters = ", "is not TOML"),
-        ("batch_size = 0", "--batch-size is 0: give a whole number of at least 1"),
+        ("num_workers = 1000000000000", "--num-workers is 1000000000000: give a whole number from 1 to 65535"),
+        ("num_iters = 9223372036854775807", "--num-iters is 9223372036854775807: give a whole number from 1 to"),
+        ("batch_size = 0", "--batch-size is 0: give a whole number from 1 to 2147483647"),
     ],
 )
 def test_a_bad_file_is_one_line_with_the_remedy(tmp_path: Path, text: str, message: str) -> None:

@@ -48,6 +48,10 @@ def test_ranks_follow_chief_then_workers_then_servers_in_listed_order() -> None:
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "task.index is 1"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": true}}', "task.index is True"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}', "task.index is None"),
+        ("[" * 100_000, "TF_CONFIG is not JSON"),
+        (f'{{"cluster": {{"worker": ["a:{"9" * 5000}"]}}, "task": {{}}}}', "cluster.worker holds 'a:999"),
+        ('{"cluster": {"worker": ["a\\nb:1", "a\\nb:1"]}, "task": {}}', r"cluster.worker holds 'a\nb:1'"),
+        ('{"cluster": {"worker": ["\\ud800:1"]}, "task": {}}', r"cluster.worker holds '\ud800:1'"),
     ],
 )
 def test_a_malformed_tf_config_says_what_is_wrong(text: str, message: str) -> None:
@@ -135,17 +139,27 @@ def test_what_the_job_was_granted_here_is_read() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"SLURM_GTIDS": "0,1"}, "calls this rank 3 of 5 on host 1 of 3, whose ranks are 0,1, which cannot be"),
+        ({"SLURM_GTIDS": "0,1"}, "calls this rank 3 of 5 on host 1 of 3, whose ranks are '0,1', which cannot be"),
         ({"SLURM_STEP_NUM_TASKS": "3"}, "parts of a heterogeneous job"),
         ({"SLURM_NODEID": "3"}, "on host 3 of 3"),
         ({"SLURM_PROCID": "-1"}, "SLURM_PROCID is '-1'"),
         ({"SLURM_STEP_NODELIST": "node[2"}, "the node list 'node[2' is malformed"),
+        ({"SLURM_STEP_NUM_TASKS": "9" * 30}, "SLURM_STEP_NUM_TASKS is '9999"),  # so many tasks fit no memory
+        ({"SLURM_STEP_NUM_TASKS": "5\n"}, r"SLURM_STEP_NUM_TASKS is '5\n'"),
+        ({"SLURM_GTIDS": "9" * 5000}, "whose ranks are '999"),  # `int` refuses so many digits
+        ({"SLURM_GTIDS": "٣,3"}, "whose ranks are '٣,3'"),
+        ({"SLURM_GTIDS": "3,3"}, "whose ranks are '3,3'"),
+        ({"SLURM_JOB_ID": "²"}, "SLURM_JOB_ID is '²'"),  # `isdigit` says yes, `int` no
+        ({"SLURM_STEP_RESV_PORTS": "12349-12345"}, "SLURM_STEP_RESV_PORTS is '12349-12345'"),
+        ({"SLURM_STEP_RESV_PORTS": "0-70000"}, "SLURM_STEP_RESV_PORTS is '0-70000'"),
+        ({"SLURM_STEP_RESV_PORTS": "9" * 5000}, "SLURM_STEP_RESV_PORTS is '999"),
     ],
 )
 def test_a_step_that_makes_no_sense_is_an_error(changed: dict[str, str], message: str) -> None:
     with pytest.raises(ClusterError) as caught:
         read(SLURM | changed)
     assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_task_of_thousands_knows_its_place() -> None:
@@ -182,6 +196,7 @@ def test_one_process_of_mpirun_is_a_cluster_of_one() -> None:
         ({"OMPI_COMM_WORLD_RANK": "4"}, "calls this rank 4 of 4"),
         ({"OMPI_COMM_WORLD_LOCAL_RANK": "2"}, "and 2 of 2 on its host"),
         ({"OMPI_COMM_WORLD_SIZE": "x"}, "OMPI_COMM_WORLD_SIZE is 'x'"),
+        ({"OMPI_COMM_WORLD_SIZE": "1000000000000"}, "OMPI_COMM_WORLD_SIZE is '1000000000000'"),
     ],
 )
 def test_a_launcher_that_makes_no_sense_is_an_error(changed: dict[str, str], message: str) -> None:
@@ -193,6 +208,8 @@ def test_processes_of_horovodrun_are_not_run_as_strangers() -> None:
     with pytest.raises(ClusterError, match="horovodrun started 4 processes"):
         read({"HOROVOD_SIZE": "4"})
     assert read({"HOROVOD_SIZE": "1"}) is None
+    with pytest.raises(ClusterError, match=r"HOROVOD_SIZE is '4\\n'"):
+        read({"HOROVOD_SIZE": "4\n"})
 
 
 @pytest.mark.parametrize("env", [{"PMIX_RANK": "3"}, {"PMI_RANK": "3", "PMI_SIZE": "4"}])

@@ -79,6 +79,8 @@ def test_names_differ_and_are_fit_for_files(tmp_path: Path) -> None:
     assert len(set(names)) == 6
     assert all(name.startswith(("vgg16-fp32-label", "vgg16-bf16-label")) for name in names)
     assert not any(set(name) & set("/ \\'\"$") for name in names)
+    (one,) = load(sweep_file(tmp_path, f'[settings]\nstrategy = "{"é" * 200}"')).configurations
+    assert len(one.name.encode()) <= 100  # what a file's name may be long is counted in bytes
 
 
 def test_a_key_outlives_edits_that_leave_the_configuration_alone(tmp_path: Path) -> None:
@@ -118,6 +120,17 @@ def test_repeats_are_interleaved_each_in_an_order_of_its_own() -> None:
         ("exclude = [{ seed = 3 }]\n[matrix]\nseed = [1]", "fits no configuration"),
         ("exclude = [{ seed = 1 }]\n[matrix]\nseed = [1]", "every configuration is excluded"),
         ("repeats = ", "is not TOML"),
+        (f"[settings]\nseed = {'9' * 5000}", "is not TOML"),  # `int` refuses so many digits
+        (f"[settings]\nseed = 0x{'f' * 5000}", "holds a number of more than 64 bits"),
+        (f"[settings]\nseed = {'[' * 3000}{']' * 3000}", "is not TOML"),
+        (f"[settings]\n{'.'.join('a' * 3000)} = 1", "holds tables and lists in each other"),
+        ('[settings]\nlabel = "\\u0000"', "U+0000 cannot stand on a command line"),
+        ("[settings]\nnum_iters = [1, 2]", "num_iters is [1, 2]; a setting has one value"),
+        ('[settings]\n"a b" = 1', "'settings' sets 'a b'"),
+        ("[settings]\nnum_iters = 1\nnum-iters = 2", "'settings' sets 'num-iters'"),
+        ('[settings]\n"results-dir" = "x"', "results_dir is not for a sweep file"),
+        ("repeats = 1000000000000\n[matrix]\nseed = [1]", "1000000000000 runs; a sweep has at most 100000"),
+        ("[matrix]\n" + "\n".join(f"a{n} = [{'1, ' * 10}1]" for n in range(12)), "runs; a sweep has at most 100000"),
     ],
 )
 def test_a_bad_sweep_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:

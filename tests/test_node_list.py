@@ -27,14 +27,33 @@ def test_hosts_come_in_the_order_of_the_list(text: str, hosts: list[str]) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["", ",", "a,", ",a", "a,,b", "a b", "a\nb", "n[", "n]", "n[]", "n[1", "n[a]", "n[2-1]", "n[1-2-3]"],
+    [
+        "",
+        ",",
+        "a,",
+        ",a",
+        "a,,b",
+        "a b",
+        "a\nb",
+        "n[",
+        "n]",
+        "n[]",
+        "n[1",
+        "n[a]",
+        "n[2-1]",
+        "n[1-2-3]",
+        "n\x1b[1]",
+        f"n[{'9' * 5000}]",
+    ],
 )
 def test_what_slurm_would_not_write_is_an_error(text: str) -> None:
     with pytest.raises(ClusterError, match="is malformed"):
         expand(text)
 
 
-@pytest.mark.parametrize("text", ["n[0-99999999]", "n[0-999]m[0-999]", ",".join(["n[0-50000]"] * 2)])
+@pytest.mark.parametrize(
+    "text", ["n[0-99999999]", "n[0-999]m[0-999]", ",".join(["n[0-50000]"] * 2), "n" + "[0-9999]" * 9999]
+)
 def test_a_list_without_end_is_refused(text: str) -> None:
     with pytest.raises(ClusterError, match="more than 65536 hosts"):
         expand(text)

@@ -53,6 +53,36 @@ def test_a_line_cut_short_by_a_kill_costs_that_line_alone(tmp_path: Path) -> Non
     assert [row["iter"] for row in store.read_shards("R")[0].iters] == [0, 1]
 
 
+def test_a_damaged_line_costs_that_line_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    shard = store.open_shard("R", "run")
+    shard.update_run(model="m", null_reasons=5)
+    shard.close()
+    path = tmp_path / ".shards" / "R" / "run.jsonl"
+    damaged = [
+        b"5",
+        b'["run"]',
+        b'["run",5]',
+        b'{"run":1,"rank":2}',
+        b'["name",{}]',
+        b"[[],{}]",
+        b"\xff",
+        b"[" * 100_000,
+    ]
+    path.write_bytes(path.read_bytes() + b"\n".join([*damaged, b'["run",{"null_reasons":{"a":"b"}}]']))
+    (content,) = store.read_shards("R")
+    assert content.run == {"model": "m", "null_reasons": {"a": "b"}}
+
+
+def test_the_newest_run_is_found_beside_damaged_files(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.commit("A", NOW, {"runs": [run_row("A", experiment="e")]})
+    folder = next((tmp_path / "runs").iterdir())
+    (folder / "B.parquet").write_bytes(b"")
+    (folder / "C.parquet").write_bytes((folder / "A.parquet").read_bytes()[:-20])
+    assert store.newest_run(experiment="e") == "A"
+
+
 def test_threads_share_a_shard_without_mixing_lines(tmp_path: Path) -> None:
     store = Store(tmp_path)
     shard = store.open_shard("R", "rank-00000")

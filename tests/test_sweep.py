@@ -11,6 +11,7 @@ from rich.console import Console
 
 from analysis.report import main as main_of_report
 from jobs.matrix import Configuration, Run, Sweep, load
+from jobs.progress import progress
 from jobs.sweep import Options, main, record_unheard, run_all, unfinished, wanted
 from results.command_line import Refused
 from results.store import Store
@@ -95,6 +96,11 @@ def test_tasks_on_this_machine_are_processes_and_in_an_allocation_a_step(monkeyp
     assert performer.ran[2][0] == sys.executable
 
 
+def test_a_million_retries_of_nothing_end_at_once() -> None:
+    with progress(1, Console(file=io.StringIO())) as tally:
+        assert len(list(tally.turns(list(sweep_of(0).runs()), 10**12))) == 1
+
+
 def test_more_nodes_than_there_are_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     performer = Performer(monkeypatch, {})
     with pytest.raises(Refused, match=r"need 4 nodes but this is one machine: .*salloc.*--submit.*--max-nodes 1"):
@@ -175,6 +181,7 @@ def test_configurations_are_chosen_by_name_and_nodes(tmp_path: Path) -> None:
         (["--only=nothing"], "leave no configuration: see --dry-run"),
         (["--partition=a\nb"], "partition is"),
         (["--site=/nowhere.toml"], "site profile '/nowhere.toml' cannot be read"),
+        (["--experiment=\udcff"], "is no text in UTF-8"),
     ],
 )
 def test_bad_options_are_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +196,7 @@ def test_a_missing_slurm_says_what_to_do(
     monkeypatch.setenv("PATH", str(tmp_path))
     words = ["--submit", f"--scripts={tmp_path}", f"--results-dir={tmp_path}/data"]
     assert main([str(QUICK), *words]) == 3
-    assert "sbatch is not on PATH: load the site's Slurm module" in capsys.readouterr().err
+    assert "squeue is not on PATH: load the site's Slurm module" in capsys.readouterr().err
 
 
 def test_dry_run_lists_names_commands_and_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

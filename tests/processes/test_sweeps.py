@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -78,4 +79,44 @@ def test_ctrl_c_ends_a_sweep_and_keeps_what_ran(tmp_path: Path, preload: bool) -
     assert "Traceback" not in stdout + stderr
     statuses = set(pd.read_parquet(tmp_path / "data" / "runs")["status"])
     assert {"ok"} <= statuses <= {"ok", "interrupted"}
+    assert not (tmp_path / "data" / ".shards").exists()
+
+
+def test_two_sweeps_of_one_experiment_exclude_each_other(tmp_path: Path) -> None:
+    first = start_sweep(tmp_path, 'strategy = ["single"]', preload=False)
+    assert first.stdout is not None
+    lock = tmp_path / "data" / ".sweeps"
+    while not [path for path in lock.glob("*.lock") if path.read_text()]:
+        assert first.poll() is None
+        time.sleep(0.05)
+    second = start_sweep(tmp_path, 'strategy = ["single"]', preload=False)
+    stdout, stderr = second.communicate(timeout=BOUND_S)
+    assert (second.returncode, stdout) == (2, "")
+    who = f"process {first.pid} on {socket.gethostname()}"
+    assert stderr == (
+        f"jobs.sweep: experiment 'mini' is being performed by {who}: wait for it, or give another --experiment\n"
+    )
+    first.communicate(timeout=BOUND_S)
+    assert first.returncode == 0
+    assert len(pd.read_parquet(tmp_path / "data" / "runs")) == 1
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_a_sweep_that_is_killed_ends_its_run_and_is_continued(tmp_path: Path, preload: bool) -> None:
+    matrix = 'strategy = [{ strategy = "mwms", num_workers = 2 }]\nnum_iters = [60]'
+    process = start_sweep(tmp_path, matrix, preload=preload)
+    deadline = time.monotonic() + BOUND_S
+    while not [path for path in tmp_path.glob("data/.shards/*/rank-*") if '"iters"' in path.read_text()]:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=BOUND_S)  # until nobody holds its pipes any more
+    again = start_sweep(tmp_path, matrix, preload=preload)
+    stdout, stderr = again.communicate(timeout=BOUND_S)
+    assert again.returncode == 0, (stdout, stderr)
+    cut_off, done = pd.read_parquet(tmp_path / "data" / "runs").sort_values("started_at").to_dict("records")
+    assert (cut_off["status"], cut_off["error"]) == ("interrupted", "stopped by SIGTERM")
+    assert (done["status"], done["sweep_task"]) == ("ok", cut_off["sweep_task"])
+    assert done["started_at"] > cut_off["ended_at"]
     assert not (tmp_path / "data" / ".shards").exists()

@@ -173,6 +173,32 @@ class SlurmCluster:
             assert time.monotonic() < deadline, _run("sinfo", "-N", "-l", check=False) + self._logs()
             time.sleep(0.1)
 
+    def kill_controller(self) -> None:
+        """As if its machine had died."""
+        _kill([int((self.folder / "slurmctld.pid").read_text())])
+
+    def restart_controller(self) -> None:
+        """Returns when it answers."""
+        self._start_daemon("slurmctld")
+        deadline = time.monotonic() + BOUND_S
+        while "UP" not in _run("scontrol", "ping", check=False):
+            assert time.monotonic() < deadline, self._logs()
+            time.sleep(0.1)
+
+    def kill_node(self, name: str) -> None:
+        """As if its power had failed, and the controller had found out."""
+        number = name.removeprefix("node")
+        _kill([int(pid) for pid in _run("ip", "netns", "pids", f"ts{self.network}-{number}").split()])
+        _run("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
+
+    def restart_node(self, name: str) -> None:
+        """Returns when jobs can run there."""
+        self._start_slurmd(int(name.removeprefix("node")))
+        deadline = time.monotonic() + BOUND_S
+        while "idle" not in _run("sinfo", "-h", "-n", name, "-o", "%T"):
+            assert time.monotonic() < deadline, self._logs()
+            time.sleep(0.1)
+
     def stop(self) -> None:
         """Ends all jobs and daemons, by pid, and takes the network down."""
         self.end_jobs()
@@ -214,13 +240,17 @@ class SlurmCluster:
         self._start_daemon("munged", *(f"--{option}={folder / name}" for option, name in files.items()))
 
     def _start_node(self, number: int) -> None:
-        name, inside, outside = f"node{number}", f"ts{self.network}-{number}", f"ts{self.network}.{number}"
+        inside, outside = f"ts{self.network}-{number}", f"ts{self.network}.{number}"
         _run("ip", "netns", "add", inside)
         _run("ip", "link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", inside)
         _run("ip", "link", "set", outside, "master", _bridge(self.network), "up")
         _run("ip", "-n", inside, "addr", "add", f"{self._net}.{number}/24", "dev", "eth0")
         for device in ("eth0", "lo"):
             _run("ip", "-n", inside, "link", "set", device, "up")
+        self._start_slurmd(number)
+
+    def _start_slurmd(self, number: int) -> None:
+        name, inside = f"node{number}", f"ts{self.network}-{number}"
         hosts = shlex.quote(str(self.folder / "hosts"))
         own = f"hostname {name} && mount --bind {hosts} /etc/hosts && exec slurmd -N {name}"
         # Not `ip netns exec`, which hides /sys/fs/cgroup from slurmd.
@@ -244,8 +274,23 @@ def _end(pid: int) -> None:
         except ProcessLookupError:
             return
         while time.monotonic() < deadline:
-            # A daemon whose parent never waits for it stays a zombie: gone all the same.
-            status = Path(f"/proc/{pid}/status")
-            if not status.exists() or "\nState:\tZ" in status.read_text():
+            if _is_gone(pid):
                 return
             time.sleep(0.02)
+
+
+def _kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + BOUND_S
+    while not all(map(_is_gone, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _is_gone(pid: int) -> bool:
+    """A daemon whose parent never waits for it stays a zombie: gone all the same."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    return True

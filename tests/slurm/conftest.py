@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.processes.conftest import nobody_is_left
 from tests.slurm.cluster import SlurmCluster
+from tests.slurm.sweeps import SweepOnSlurm
 
 __all__ = ["nobody_is_left"]
 
@@ -30,3 +32,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture
+def sweep(slurm: SlurmCluster, tmp_path: Path) -> SweepOnSlurm:
+    return SweepOnSlurm(slurm, tmp_path)
