@@ -37,9 +37,8 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         if "--debug" in argv:
             raise
-        return complain(
-            "bench.run", f"{error.filename or 'this machine'}: {error.strerror or error}", ExitCode.ENVIRONMENT
-        )
+        why = f"{error.filename or 'this machine'}: {error.strerror or error}"
+        return complain("bench.run", why, ExitCode.ENVIRONMENT)
 
 
 def _run(argv: Sequence[str]) -> int:

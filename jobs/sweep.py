@@ -250,9 +250,8 @@ def main(argv: Sequence[str]) -> int:
     except (Refused, SlurmFault, StoreError, RunnerDied) as error:
         return command_line.complain("jobs.sweep", error, error.exit_code)
     except OSError as error:
-        return command_line.complain(
-            "jobs.sweep", f"{error.filename or 'this machine'}: {error.strerror or error}", ExitCode.ENVIRONMENT
-        )
+        why = f"{error.filename or 'this machine'}: {error.strerror or error}"
+        return command_line.complain("jobs.sweep", why, ExitCode.ENVIRONMENT)
     except KeyboardInterrupt:
         print("jobs.sweep: interrupted; finished runs are kept, the same command continues", file=sys.stderr)
         return ExitCode.SIGINT

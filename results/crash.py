@@ -15,7 +15,7 @@ from results.compact import drop_copies
 from results.finding import Finding
 from results.record import RUN_SHARD, Ending, conclude, could_not_start
 from results.schema import SCHEMA_VERSION, TABLES
-from results.store import SHARDS, ShardContent, Store
+from results.store import SHARDS, ShardContent, Store, StoreError
 from results.writers import lives
 
 _LOST = "its launcher died and could not record how the run ended; recovered by results.check"
@@ -160,7 +160,7 @@ def _recover(store: Store, run_id: str) -> Finding:
             store.discard(run_id)
             return Finding(run_id, f"could not start ({row['error']}) and is dropped", mended=True)
         store.commit(run_id, row["started_at"], tables)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, StoreError, ValueError, TypeError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         return Finding(str(folder), f"cannot be made into rows and stays ({why[:160]})")
     return Finding(

@@ -182,7 +182,8 @@ def _out_of_memory() -> Iterator[Case]:
             ("may have no more memory (RLIMIT_AS)", "memory_is_limited"),
             ("GPU memory is out (TensorFlow's error)", "device_memory_is_out"),
         ):
-            yield Case(fault=fault, strategy=strategy, flags=flags, inside=f"in_step({rank}, {act})", kept=5)
+            call = f"in_step({rank}, {act})"
+            yield Case(fault=fault, strategy=strategy, flags=flags, inside=call, writers=1 + rank, kept=5)
 
 
 def _storage() -> Iterator[Case]:

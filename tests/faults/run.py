@@ -162,7 +162,8 @@ def _file_system(case: Case, folder: Path) -> Iterator[Benchmark]:
 def _mend(case: Case, folder: Path, benchmark: Benchmark) -> None:
     """What a user would do before looking at what is left: make room, mount the directory again."""
     (folder / "filler").unlink(missing_ok=True)
-    while os.path.ismount(benchmark.results):
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for _ in range(mounts.count(str(benchmark.results))):
         subprocess.run(["umount", "--lazy", str(benchmark.results)], check=True)
 
 

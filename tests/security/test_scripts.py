@@ -81,7 +81,7 @@ def test_the_folder_of_an_experiments_scripts_is_one_below(name: str, tmp_path: 
 
 def test_what_could_not_be_recorded_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert render.main(["--name=a\udcff"]) == 2
-    assert "is not UTF-8 text" in capsys.readouterr().err
+    assert "is no text in UTF-8" in capsys.readouterr().err
 
 
 def test_a_name_that_no_process_can_be_given_is_refused(tmp_path: Path) -> None:
