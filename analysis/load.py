@@ -59,8 +59,10 @@ from {source} where not warmup and {wanted} group by run_id, iter
 
 _PACES = """
 select run_id, rank, sum(num_batches) as num_batches, min(t_start_ns) as first_ns,
-    max(t_start_ns + duration_s * 1e9) as last_ns, sum(duration_s) as duration_s, sum(data_wait_s) as data_wait_s,
-    sum(compute_s) as compute_s
+    max(t_start_ns + duration_s * 1e9) as last_ns, sum(duration_s) as duration_s,
+    -- Where some iterations lack them, the others stand for these.
+    sum(data_wait_s) * sum(duration_s) / sum(duration_s) filter (data_wait_s is not null) as data_wait_s,
+    sum(compute_s) * sum(duration_s) / sum(duration_s) filter (compute_s is not null) as compute_s
 from {source} where not warmup group by run_id, rank
 """
 

@@ -55,7 +55,8 @@ def _run(argv: Sequence[str]) -> int:
             f"--port-base is for workers on this machine, but {cluster.source} names the ports: leave it out"
         )
 
-    from bench.supervise import plan_launch, show, supervise
+    from bench.launch_plan import plan_launch, show
+    from bench.supervise import supervise
     from bench.telemetry import Gpus
 
     gpus = Gpus(os.environ)

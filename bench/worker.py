@@ -38,6 +38,9 @@ from results.exit_codes import ExitCode
 from results.store import Store
 from strategies.base import Steps, Trainer
 
+_NO_PROXY = "no_grpc_proxy"
+"""gRPC reads it before no_proxy."""
+
 _CLOCK_SET = "in some iterations: the host's clock was set while they ran"
 
 
@@ -169,6 +172,7 @@ class _Member:
         self._meeting = meeting = Rendezvous(strategy.cluster, self._plan.config.machine.rendezvous_timeout)
         strategy.cluster = meeting.cluster
         self._introduce(meeting)
+        _no_proxy({task.host for task in meeting.cluster.tasks})
         strategy.connect(meeting.exchange)
         meeting.settle()
         _stop_on_signals()  # MultiWorkerMirroredStrategy replaces the handler by one that ignores SIGTERM
@@ -328,6 +332,12 @@ class _Member:
         why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} has no all-reduce"
         reasons = {} if all_reduce else {"actual_all_reduce": why}
         self._log.shard.update_run(actual_all_reduce=all_reduce, null_reasons=reasons)
+
+
+def _no_proxy(hosts: set[str]) -> None:
+    """Lets gRPC reach the peers themselves: it would ask the proxy that a site sets for the world outside."""
+    known = os.environ.get(_NO_PROXY) or os.environ.get("no_proxy")
+    os.environ[_NO_PROXY] = ",".join([*([known] if known else []), *sorted(hosts)])
 
 
 def _stop_on_signals() -> None:

@@ -9,6 +9,7 @@ import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -90,8 +91,11 @@ class Submission:
 
     def _earlier(self) -> Iterator[Job]:
         """The jobs in the journal; who wrote it may have died before it heard a job's number."""
-        found = [json.loads(line) for line in _lines(self._journal)]
-        jobs = {each["output"]: Job(each["number"], each["output"], tuple(each["tasks"])) for each in found}
+        jobs = {}
+        for line in _lines(self._journal):
+            with suppress(ValueError):  # half a line was written before Slurm had its job
+                each = json.loads(line)
+                jobs[each["output"]] = Job(each["number"], each["output"], tuple(each["tasks"]))
         for job in jobs.values():
             if number := job.number or self._patiently(partial(slurm.submitted, job.script)):
                 yield replace(job, number=number)
@@ -153,7 +157,7 @@ class Submission:
 
     def _note(self, job: Job) -> None:
         with open(self._journal, "a", opener=_no_link) as journal:
-            journal.write(json.dumps(asdict(job)) + "\n")
+            journal.write("\n" + json.dumps(asdict(job)))  # whatever was left half written ends here
             journal.flush()
             os.fsync(journal.fileno())
 

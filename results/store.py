@@ -110,7 +110,8 @@ class Shard:
 
     def _append(self, kind: str, row: Row) -> None:
         # The line break comes first: it ends whatever an earlier write, ours or that of a dead process, left half done.
-        line = ("\n" + json.dumps([kind, row], separators=(",", ":"))).encode()
+        # And words that are no text, as a file's name may be, must not keep the rows out of the tables in the end.
+        line = ("\n" + json.dumps([kind, row], separators=(",", ":"), ensure_ascii=False)).encode(errors="replace")
         if os.write(self._fd, line) < len(line):
             # No second write for the rest: another thread's line may stand between by now.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution, version
 from typing import Any
@@ -16,6 +17,7 @@ from strategies.base import Strategy, Trainer, Workload
 
 _HOW_TO_GET = "make setup builds it, or python -m jobs.build_horovod in an environment of yours"
 _HIERARCHICAL = "hierarchical_"
+_LOOPBACK = "127.0.0.1"
 _GLOO_TIMEOUT_S = "300"
 """Horovod's own 30 s are too short for hosts that load TensorFlow from a shared file system."""
 
@@ -142,13 +144,20 @@ def require_build_for_tensorflow() -> None:
 
 
 def _serve_store(cluster: ClusterEnv, exchange: Callable[[bytes], list[bytes]]) -> int:
-    """The port of the store in which Gloo's ranks find each other; rank 0 serves it."""
+    """The port of the store in which Gloo's ranks find each other; rank 0 serves it. The store has no secret, so where
+    all ranks are on one host no other host can reach it."""
     port = 0
     if cluster.rank == 0:
-        from horovod.runner.http.http_server import RendezvousServer
+        from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
-        port = RendezvousServer().start()
+        server = RendezvousHTTPServer((_LOOPBACK if _on_one_host(cluster) else "", 0), RendezvousHandler, verbose=0)
+        threading.Thread(target=server.serve_forever, name="gloo store", daemon=True).start()
+        port = server.server_address[1]
     return int(exchange(str(port).encode())[0])
+
+
+def _on_one_host(cluster: ClusterEnv) -> bool:
+    return len({task.host for task in cluster.tasks}) == 1
 
 
 def _gloo_settings(cluster: ClusterEnv, port: int) -> dict[str, str]:
@@ -156,7 +165,7 @@ def _gloo_settings(cluster: ClusterEnv, port: int) -> dict[str, str]:
     hosts = [task.host for task in cluster.tasks]
     # The ranks that have this place on their hosts: hosts with fewer processes have none.
     across = [host for host in dict.fromkeys(hosts) if hosts.count(host) > cluster.local_rank]
-    one_host = len(set(hosts)) == 1
+    one_host = _on_one_host(cluster)
     return {
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
@@ -167,7 +176,7 @@ def _gloo_settings(cluster: ClusterEnv, port: int) -> dict[str, str]:
         "HOROVOD_CROSS_RANK": str(across.index(cluster.task.host)),
         "HOROVOD_CROSS_SIZE": str(len(across)),
         "HOROVOD_HOSTNAME": cluster.task.host,
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1" if one_host else socket.gethostbyname(hosts[0]),
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": _LOOPBACK if one_host else socket.gethostbyname(hosts[0]),
         "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
         "HOROVOD_GLOO_TIMEOUT_SECONDS": os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS", _GLOO_TIMEOUT_S),
         **({"HOROVOD_GLOO_IFACE": "lo"} if one_host else {}),

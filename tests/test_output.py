@@ -8,9 +8,9 @@ import re
 import pytest
 
 from bench.config import parse
+from bench.launch_plan import plan_launch
 from bench.output import print_header, print_iter, print_summary
 from bench.summary import FIGURES
-from bench.supervise import plan_launch
 from bench.telemetry import Gpus
 from tests.emulated_nvml import install
 

@@ -9,8 +9,8 @@ import pytest
 
 from bench.config import RunConfig, parse
 from bench.errors import BenchError, EnvironmentFault, UsageError
+from bench.launch_plan import LaunchPlan, plan_launch
 from bench.plan import make_strategy
-from bench.supervise import LaunchPlan, plan_launch
 from bench.telemetry import Gpus
 from jobs.cluster import ClusterEnv, Task
 from results.schema import RUNS

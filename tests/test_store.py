@@ -69,7 +69,7 @@ def test_a_damaged_line_costs_that_line_alone(tmp_path: Path) -> None:
         b"\xff",
         b"[" * 100_000,
     ]
-    path.write_bytes(path.read_bytes() + b"\n".join([*damaged, b'["run",{"null_reasons":{"a":"b"}}]']))
+    path.write_bytes(b"\n".join([path.read_bytes(), *damaged, b'["run",{"null_reasons":{"a":"b"}}]']))
     (content,) = store.read_shards("R")
     assert content.run == {"model": "m", "null_reasons": {"a": "b"}}
 

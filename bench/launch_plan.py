@@ -1,0 +1,166 @@
+"""What to start on this machine: which places of the cluster, each with its cores, its GPUs and its environment."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.clock import Clock
+from bench.config import RunConfig
+from bench.errors import EnvironmentFault, UsageError
+from bench.lifecycle import RUN_ID
+from bench.placement import cores_of_each, gpus_of_each, look
+from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
+from bench.provenance import cgroup_cores
+from bench.telemetry import Gpus
+from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, STARTED_NS, ClusterEnv
+from jobs.launch import Worker, free_ports
+from strategies import load
+from strategies.base import Strategy
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchPlan:
+    """The plan, as the first of the workers to start here sees it, and what each of those workers gets."""
+
+    plan: Plan
+    members: tuple[ClusterEnv, ...]
+    """The places in the cluster to start here: all on a lone machine, one where a scheduler starts the processes."""
+    cores: tuple[tuple[int, ...], ...]
+    gpus: tuple[tuple[str, ...], ...] | None
+    """UUIDs each worker uses; None on CPUs."""
+    sampled_gpus: tuple[tuple[str, ...], ...]
+    """UUIDs each worker samples: every GPU of the host once."""
+
+    @property
+    def answers_for_run(self) -> bool:
+        """Whoever starts rank 0 writes the run's record."""
+        return self.members[0].rank == 0
+
+
+def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus, env: Mapping[str, str]) -> LaunchPlan:
+    """What to start here: this process's place in `cluster`, or, without one, all workers on this machine.
+
+    Raises UsageError or EnvironmentFault, with nothing started.
+    """
+    members = _local_members(config) if cluster is None else (in_roles(config, cluster),)
+    host = look(cluster, gpus, env)
+    me, here = members[0], members[0].here
+    mine = range(len(here)) if cluster is None else (cluster.local_rank,)
+    trains = [load(config.workload.strategy).trains(task) for task in here]
+    shares = [tuple(host.gpus)] * len(here) if host.own_gpus else gpus_of_each(config.machine, host.gpus, trains)
+    resources = resources_of(config.machine, num_gpus=len(shares[mine[0]]), why_no_gpu=gpus.unavailable)
+    strategy = make_strategy(config, me, resources)
+    _check_num_workers(config, strategy, cluster)
+    replicas = [strategy.replicas(task) for task in ((me.task,) if host.own_cores else here)]
+    blocks = cores_of_each(config.machine, host.cores, replicas)
+    if host.own_cores:
+        blocks *= len(here)
+    usable = min(len(set().union(*blocks)), cgroup_cores() or len(host.cores))
+    training = next((index for index, count in enumerate(replicas) if count), 0)
+    sampled = [shares[index] if host.own_gpus else () for index in range(len(here))]
+    if not host.own_gpus:
+        sampled[0] = tuple(dict.fromkeys(uuid for share in shares for uuid in share))
+    return LaunchPlan(
+        plan=resolve(
+            config,
+            strategy,
+            cores_per_device=usable / max(1, sum(replicas)),
+            num_cores=len(blocks[training]),
+        ),
+        members=members,
+        cores=tuple(blocks[index] for index in mine),
+        gpus=tuple(shares[index] for index in mine) if resources.device_kind == "gpu" else None,
+        sampled_gpus=tuple(sampled[index] for index in mine),
+    )
+
+
+def _check_num_workers(config: RunConfig, strategy: Strategy, cluster: ClusterEnv | None) -> None:
+    if cluster is not None and config.machine.num_processes not in (None, cluster.size):
+        raise UsageError(
+            f"--num-processes {config.machine.num_processes}, but {cluster.source} has {cluster.size}: leave it out"
+        )
+    wanted, workers = config.machine.num_workers, sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks)
+    if cluster is not None and wanted not in (None, workers):
+        raise UsageError(
+            f"--num-workers {wanted}, but {cluster.source} has {cluster.size} tasks, {workers} of them workers: leave "
+            "the flag out"
+        )
+
+
+def _local_members(config: RunConfig) -> tuple[ClusterEnv, ...]:
+    strategy = load(config.workload.strategy)
+    if (processes := config.machine.num_processes) is not None:
+        count = processes - len(strategy.roles(0, config.exchange))
+        if count < 1:
+            raise UsageError(
+                f"--num-processes {processes} leaves no worker: strategy {config.workload.strategy!r} needs "
+                f"{processes - count} other(s) besides"
+            )
+    else:
+        count = config.machine.num_workers or 1
+    roles = strategy.roles(count, config.exchange)
+    if len(roles) == 1:
+        return (ClusterEnv.alone(),)
+    if strategy.one_process:
+        raise UsageError(
+            f"strategy {config.workload.strategy!r} runs in one process and has no use for {len(roles)}: "
+            "give it devices with --devices-per-worker, or choose a strategy with one process a worker (mwms)"
+        )
+    try:
+        ports = free_ports(len(roles), config.machine.port_base)
+    except OSError as error:
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
+        raise EnvironmentFault(
+            f"port {error.filename} {why} on this machine: choose another --port-base, or leave it out"
+        ) from None
+    return tuple(ClusterEnv.local(rank, ports, roles) for rank in range(len(roles)))
+
+
+def show(launch_plan: LaunchPlan, argv: Sequence[str]) -> None:
+    """What `--dry-run` prints: the resolved configuration and, for each worker, what would be started."""
+    fields = launch_plan.plan.run_fields()
+    print(json.dumps({"config": fields["config"]}, indent=2))
+    for name in ("num_processes", "num_devices", "device_kind", "batch_per_device", "global_batch", "cores_per_device"):
+        print(f"{name}: {fields[name]}")
+    for worker in workers(launch_plan, argv, {}, "RUN_ID"):
+        print(f"rank {worker.rank}: cores {','.join(map(str, worker.cores))}: {' '.join(worker.argv)}")
+        for name, value in worker.env.items():
+            print(f"    {name}={value}")
+
+
+def workers(
+    launch_plan: LaunchPlan,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    run_id: str,
+    *,
+    in_fork: Callable[[], int] | None = None,
+) -> list[Worker]:
+    config = launch_plan.plan.config
+    common = {name: value for name, value in env.items() if name != "TF_CONFIG"} | {
+        LAUNCHER_PID: str(os.getpid()),
+        STARTED_NS: str(Clock().now_ns()),
+    }
+    # Rank 0's proposal is the run's id. Ranks that others start learn it at the rendezvous.
+    if launch_plan.answers_for_run:
+        common[RUN_ID] = run_id
+    if not config.output.debug:
+        common.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    workers = []
+    for index, (member, cores) in enumerate(zip(launch_plan.members, launch_plan.cores, strict=True)):
+        mine = dict(common)
+        if member.size > 1 and member.task.address:  # else the launcher's own variables say who is who
+            mine["TF_CONFIG"] = member.tf_config()
+        if launch_plan.plan.strategy.resources.device_kind == "cpu":
+            mine["CUDA_VISIBLE_DEVICES"] = "-1"  # a worker decides nothing anew
+        elif launch_plan.gpus is not None:
+            mine["CUDA_VISIBLE_DEVICES"] = ",".join(launch_plan.gpus[index])
+            mine[SAMPLED_GPUS] = ",".join(launch_plan.sampled_gpus[index])
+        command = [sys.executable, "-m", "bench.run", *argv]
+        workers.append(Worker(rank=member.rank, argv=command, env=mine, cores=cores, target=in_fork))
+    return workers
