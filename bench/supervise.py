@@ -164,6 +164,7 @@ def _ending(outcome: Outcome, timeout_s: float, last_words: Mapping[int, str]) -
         signum=outcome.signum,
         last_words=last_words,
         overdue=overdue,
+        timed_out=outcome.timed_out,
         told=list(outcome.told),
         stopped=[rank for rank, found in outcome.told.items() if found.stopped],
         stacks={rank: found.stacks for rank, found in outcome.told.items() if found.stacks},

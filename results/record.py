@@ -24,6 +24,9 @@ RUN_SHARD = "run"
 _NAMED = 8
 """Ranks that an error names."""
 
+_PHASES = ("start", "import", "rendezvous", "build", "trace", "warmup", "timed", "finish", "leave")
+"""In which a rank is behind others. Who serves has nothing to do in most of them."""
+
 _TELLING = (ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.TIMEOUT, ExitCode.SIGINT, ExitCode.SIGTERM)
 """Exit codes of a rank that are the run's as well."""
 
@@ -47,6 +50,8 @@ class Ending:
     """Rank -> the end of what it wrote to standard error."""
     overdue: Mapping[int, str] = field(default_factory=dict)
     """Rank -> what it did not do in time."""
+    timed_out: bool = False
+    """The bound on the whole run passed: nobody need be stuck."""
     told: Collection[int] = ()
     """The ranks that still ran when all were told to stop."""
     stopped: Collection[int] = ()
@@ -116,7 +121,13 @@ def _tables(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_a
         started_at=datetime.fromtimestamp(run["started_at"], timezone.utc),
         config=json.dumps(run["config"], sort_keys=True),
         device_name=_device_name(run),
-        **_verdict(run, ranks, ending, killed={*found_dead, *ending.stopped}),
+        **_verdict(
+            run,
+            ranks,
+            ending,
+            killed={*found_dead, *ending.stopped},
+            done={rank: len(shard.iters) for rank, shard in by_rank.items()},
+        ),
     )
     run["comparability_key"] = comparability_key(run)
     return {"runs": [run], "ranks": ranks, "iters": iters, "telemetry": telemetry}
@@ -173,9 +184,15 @@ def _device_name(run: Mapping[str, Any]) -> str | None:
 
 
 def _verdict(
-    run: Mapping[str, Any], ranks: list[dict[str, Any]], ending: Ending, killed: Collection[int]
+    run: Mapping[str, Any],
+    ranks: list[dict[str, Any]],
+    ending: Ending,
+    *,
+    killed: Collection[int],
+    done: Mapping[int, int],
 ) -> dict[str, Any]:
-    """status, exit_code, error, failed_rank and failed_phase of the run."""
+    """status, exit_code, error, failed_rank and failed_phase of the run. `killed`: the ranks of which a watcher says so;
+    `done`: rank -> iterations."""
     if ending.signum == signal.SIGUSR1:
         error = "stopped by SIGUSR1, the job's time limit is near: ask the batch system for more time, or measure less"
         return _outcome("timeout", ExitCode.TIMEOUT, error)
@@ -185,16 +202,20 @@ def _verdict(
     failed = [row for row in ranks if row["status"] != "ok"]
     statuses = {row["status"] for row in failed}
     if (ending.overdue or "timeout" in statuses) and not statuses & {"failed", "oom"}:
-        return _late(failed, ending)
+        return _late(failed, ending, done)
     if failed:
 
-        def blame(row: Mapping[str, Any]) -> tuple[bool, bool, bool]:
-            # Who was only told to stop, missed another or waited for it is not to blame as long as anybody else is.
+        def blame(row: Mapping[str, Any]) -> tuple[bool, bool, bool, bool]:
+            # Who missed another or waited for it is not to blame as long as anybody else is, nor who was told to stop.
             # Who watched a rank knows that it was killed or stopped: what the others met came of that.
-            waited = row["status"] in ("interrupted", "timeout")
-            return waited, row["rank"] not in killed, row["rank"] != ending.first_failed
+            waited = _missed_another(row) or row["status"] == "timeout"
+            told = row["status"] == "interrupted"
+            return waited, told, row["rank"] not in killed, row["rank"] != ending.first_failed
 
         bad = min(failed, key=blame)
+        if _missed_another(bad):
+            error = f"every rank that failed says that another one has; rank {bad['rank']}: {bad['error']}"
+            return _outcome("failed", ExitCode.WORKLOAD, error)
         code = bad.get("exit_code") or ExitCode.WORKLOAD
         return _outcome(bad["status"], code if code in _TELLING else ExitCode.WORKLOAD, bad["error"], bad)
     if late_code := next(((rank, code) for rank, code in ending.exit_codes.items() if code), None):
@@ -210,15 +231,27 @@ def _verdict(
     return _outcome("ok", ExitCode.OK, None)
 
 
-def _late(failed: Sequence[Mapping[str, Any]], ending: Ending) -> dict[str, Any]:
-    """The outcome when a bound has passed: who is gone, stopped or never came is to blame before who waited."""
-    ranks = sorted(failed, key=lambda row: ("lost", "timeout", "interrupted").index(row["status"]))
-    passed = [row["error"] for row in ranks if row["status"] == "timeout"] or [*ending.overdue.values()]
-    error = passed[0]
-    if f"rank {ranks[0]['rank']} " not in error:
+def _missed_another(row: Mapping[str, Any]) -> bool:
+    return row["status"] == "interrupted" and row.get("exit_code") == ExitCode.WORKLOAD
+
+
+def _late(failed: Sequence[Mapping[str, Any]], ending: Ending, done: Mapping[int, int]) -> dict[str, Any]:
+    """The outcome when a bound has passed: who is gone, stopped or never came is to blame before who waited, and of
+    those one that is behind all others."""
+
+    def progress(row: Mapping[str, Any]) -> tuple[bool, int, int]:
+        phase = _PHASES.index(row["phase"]) if row.get("phase") in _PHASES else len(_PHASES)
+        return row["status"] == "interrupted", phase, 0 if ending.timed_out else done.get(row["rank"], 0)
+
+    lost = [row for row in failed if row["status"] == "lost"]
+    late = sorted((row for row in failed if row["status"] != "lost"), key=progress)
+    bad = lost[0] if lost else late[0] if len(late) == 1 or progress(late[0]) < progress(late[1]) else None
+    passed = [row["error"] for row in failed if row["status"] == "timeout"] or [*ending.overdue.values()]
+    error, ranks = passed[0], lost + late
+    if not (bad and f"rank {bad['rank']} " in error):
         named = ", ".join(map(_where, ranks[:_NAMED])) + (f" and {len(ranks) - _NAMED} more" if ranks[_NAMED:] else "")
         error = f"{error}: {named}; look at what they waited for (ranks.stacks), or raise the bound"
-    return _outcome("timeout", ExitCode.TIMEOUT, error, ranks[0])
+    return _outcome("timeout", ExitCode.TIMEOUT, error, bad)
 
 
 def _where(row: Mapping[str, Any]) -> str:

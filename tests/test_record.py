@@ -110,7 +110,8 @@ def test_out_of_memory_has_a_status_of_its_own() -> None:
 
 def test_the_time_limit_names_who_was_still_where() -> None:
     late = rank(1, status=..., exit_code=..., phase="rendezvous", hostname="b")
-    ending = Ending(exit_codes={0: 0, 1: -15}, overdue={1: "not finished after 30 s (--timeout)"}, told=[1])
+    overdue = {1: "not finished after 30 s (--timeout)"}
+    ending = Ending(exit_codes={0: 0, 1: -15}, overdue=overdue, told=[1], timed_out=True)
     tables = ended(rank(0), late, ending=ending)
     assert verdict(tables) == ("timeout", 124, 1, "rendezvous")
     assert "not finished after 30 s (--timeout): rank 1 (b) in rendezvous;" in tables["runs"][0]["error"]
@@ -136,6 +137,27 @@ def test_who_is_stopped_is_to_blame_for_what_the_others_waited_for() -> None:
     noticed = rank(0, status="failed", exit_code=4, phase="timed", error="heartbeat")
     tables = ended(noticed, stopped, ending=Ending(exit_codes={0: 4, 1: -9}, first_failed=0, told=[1], stopped=[1]))
     assert verdict(tables) == ("lost", 4, 1, "timed")
+
+
+def test_who_is_behind_the_others_is_to_blame_that_they_wait() -> None:
+    def seen(*phases: str, **fields: Any) -> tuple[Any, ...]:
+        ranks = [rank(n, status=..., exit_code=..., phase=phase) for n, phase in enumerate(phases)]
+        ranks[1].iters.pop() if fields.pop("fewer", False) else None
+        codes = dict.fromkeys(range(len(phases)), -9)
+        ending = Ending(exit_codes=codes, overdue=dict.fromkeys(codes, OVERDUE), told=[*codes], **fields)
+        return verdict(ended(*ranks, ending=ending))
+
+    assert seen("timed", "timed", fewer=True) == ("timeout", 124, 1, "timed")
+    assert seen("warmup", "build") == ("timeout", 124, 1, "build")
+    assert seen("timed", "timed") == ("timeout", 124, None, None)
+    assert seen("timed", "timed", fewer=True, timed_out=True) == ("timeout", 124, None, None)
+
+
+def test_where_all_blame_another_nobody_is_to_blame() -> None:
+    ranks = [rank(n, status="interrupted", exit_code=4, phase="timed", error=f"peer is gone, says {n}") for n in (0, 1)]
+    tables = ended(*ranks, ending=Ending(exit_codes={1: 4, 0: 4}, first_failed=1))
+    assert verdict(tables) == ("failed", 4, None, None)
+    assert "says that another one has; rank 1: peer is gone, says 1" in tables["runs"][0]["error"]
 
 
 def test_one_who_is_stopped_while_nobody_waits_for_it_misses_its_own_bound() -> None:

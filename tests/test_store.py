@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -72,6 +73,26 @@ def test_a_damaged_line_costs_that_line_alone(tmp_path: Path) -> None:
     path.write_bytes(b"\n".join([path.read_bytes(), *damaged, b'["run",{"null_reasons":{"a":"b"}}]']))
     (content,) = store.read_shards("R")
     assert content.run == {"model": "m", "null_reasons": {"a": "b"}}
+
+
+def test_words_that_are_no_text_cost_no_row(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    shard = store.open_shard("R", "run")
+    shard.update_run(error="no file a\udcff, 5 \u00b5s")
+    shard.close()
+    (content,) = store.read_shards("R")
+    store.commit("R", NOW, {"runs": [run_row("R", **content.run)]})
+    assert pd.read_parquet(tmp_path / "runs")["error"].tolist() == ["no file a?, 5 \u00b5s"]
+
+
+def test_what_was_written_can_be_read_after_somebody_has_removed_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data")
+    mine, theirs = store.open_shard("R", "rank-00000"), store.open_shard("R", "rank-00000")
+    theirs.add_iter({"iter": 0})
+    shutil.rmtree(tmp_path / "data")
+    theirs.add_iter({"iter": 1})
+    assert [row["iter"] for row in mine.content().iters] == [0, 1]
+    assert store.read_shards("R") == []
 
 
 def test_the_newest_run_is_found_beside_damaged_files(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def perform(case: Case, folder: Path) -> Outcome:
             status=row["status"],
             exit_code=processes[0].returncode,
             failed_rank=None if pd.isna(row.get("failed_rank")) else int(row["failed_rank"]),
-            failed_phase=row.get("failed_phase"),
+            failed_phase=None if pd.isna(row.get("failed_phase")) else str(row["failed_phase"]),
             recovered=len(runs) > len(recorded),
             stderr="".join(stderr for _, stderr in outputs),
             iters=_iters(benchmark, row.get("run_id")),

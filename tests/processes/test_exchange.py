@@ -90,6 +90,14 @@ def test_servers_end_when_the_coordinator_does(benchmark: Benchmark) -> None:
     assert benchmark.only_run()["failed_rank"] == 0
 
 
+@pytest.mark.parametrize("strategy", ["mwms", "ps"])
+def test_a_site_s_proxy_is_not_asked_for_the_way_to_a_peer(benchmark: Benchmark, strategy: str) -> None:
+    """Nobody answers at that proxy."""
+    proxy = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0.0.1:9")
+    done = benchmark.run(f"--strategy={strategy}", "--num-workers=2", "--rendezvous-timeout=30", env=proxy)
+    assert done.returncode == 0, done.stderr
+
+
 def test_ranks_with_other_libraries_are_told_apart(benchmark: Benchmark) -> None:
     """Two tasks by TF_CONFIG, the second with another Keras."""
     other = "import keras, os\nif '\"index\": 1' in os.environ['TF_CONFIG']: keras.__version__ = '3.99.0'"
