@@ -45,6 +45,10 @@ perf: setup
 	$(PY) -m tests.perf.gate
 	$(PY) -m tests.perf.change_points
 
+# Every fault under every strategy; writes the table of docs/faults.md anew.
+faults: setup
+	WRITE_FAULTS=1 $(PY) -m pytest tests/processes/test_faults.py
+
 # An hour of runs on a quiet machine: does anything grow or stay behind?
 soak: setup
 	$(PY) -m tests.perf.soak

@@ -10,11 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from bench.errors import WorkloadError
-from strategies.base import Steps
+from strategies.base import Steps, WorkerClock
 
 _DRIFT, _READING_S = 0.001, 0.01
 """How far two clocks of a host that nobody sets come apart: a part of the time that passes, at most twice what NTP may
 slew them by; and what reading them at two moments makes [s]."""
+
+
+_JUMP_S = 1.0
+"""A clock that goes by this much more or less than ours between two turns was set [s]."""
 
 
 class NanosecondClock(Protocol):
@@ -77,19 +81,18 @@ def measure(
     the first timed iteration. Raises WorkloadError for a loss that is not finite, after that iteration was handed
     over, and for an iteration that a clock has timed that was set meanwhile.
     """
-    under_way: deque[_Call] = deque()
+    calls = _Calls(trainer, clock, on_iter)
     was_warmup = True
     for index, (num_batches, warmup) in enumerate(schedule.calls()):
         if was_warmup and not warmup:
-            _finish(trainer, clock, under_way, 0, on_iter)
+            calls.finish()
             on_warm()
         was_warmup = warmup
-        start_ns = clock.now_ns()
-        under_way.append(_Call(index, num_batches, warmup, start_ns, trainer.run(num_batches)))
-        _finish(trainer, clock, under_way, trainer.lookahead if index else 0, on_iter)
+        calls.begin(index, num_batches, warmup)
+        calls.finish(leave=trainer.lookahead if index else 0)
         if index == 0:
             on_traced()
-    _finish(trainer, clock, under_way, 0, on_iter)
+    calls.finish()
 
 
 @dataclass(frozen=True)
@@ -101,43 +104,74 @@ class _Call:
     read: Callable[[], Sequence[Steps]]
 
 
-def _finish(
-    trainer: Steppable,
-    clock: NanosecondClock,
-    under_way: deque[_Call],
-    leave: int,
-    on_iter: Callable[[dict[str, Any], Steps], None],
-) -> None:
-    """Waits for the oldest calls and hands them on, until only `leave` are under way."""
-    while len(under_way) > leave:
-        call = under_way.popleft()
-        # The call returned when the work was queued; only now is it done, so only now may the clock be read.
-        trainer.synchronise()
-        duration_s = (clock.now_ns() - call.start_ns) / 1e9
-        parts = call.read()
-        for part, steps in enumerate(parts):
-            iteration = call.index * len(parts) + part
-            performed_s = steps.worker.duration_s if steps.worker else duration_s
-            row = {
-                "iter": iteration,
-                "warmup": call.warmup,
-                "num_batches": call.num_batches,
-                "t_start_ns": call.start_ns,
-                "duration_s": duration_s,
-                "data_wait_s": _within(performed_s, steps.data_wait_s),
-                "compute_s": _within(performed_s, steps.compute_s),
-                "loss": float(steps.loss.mean()),
-            }
-            if steps.worker is not None:
-                passed_s = (clock.now_ns() - call.start_ns) / 1e9
-                if not _within(passed_s, performed_s):
-                    raise WorkloadError(
-                        f"the clock of rank {steps.worker.rank}'s host was set during iteration {iteration}, so its "
-                        "times mean nothing: let the host keep its time (NTP), and run again"
-                    )
-                row |= asdict(steps.worker)
-            on_iter(row, steps)
-            _check_loss(steps, iteration)
+class _Calls:
+    """The calls under way, oldest first."""
+
+    def __init__(
+        self, trainer: Steppable, clock: NanosecondClock, on_iter: Callable[[dict[str, Any], Steps], None]
+    ) -> None:
+        self._trainer = trainer
+        self._clock = clock
+        self._on_iter = on_iter
+        self._worker_clocks = _WorkerClocks()
+        self._under_way: deque[_Call] = deque()
+
+    def begin(self, index: int, num_batches: int, warmup: bool) -> None:
+        start_ns = self._clock.now_ns()
+        self._under_way.append(_Call(index, num_batches, warmup, start_ns, self._trainer.run(num_batches)))
+
+    def finish(self, leave: int = 0) -> None:
+        """Waits for the oldest and hands their iterations on, until only `leave` are under way."""
+        while len(self._under_way) > leave:
+            call = self._under_way.popleft()
+            # The call returned when the work was queued; only now is it done, so only now may the clock be read.
+            self._trainer.synchronise()
+            duration_s = self._since(call)
+            parts = call.read()
+            for part, steps in enumerate(parts):
+                iteration = call.index * len(parts) + part
+                self._on_iter(self._row(call, iteration, duration_s, steps), steps)
+                _check_loss(steps, iteration)
+
+    def _since(self, call: _Call) -> float:
+        return (self._clock.now_ns() - call.start_ns) / 1e9
+
+    def _row(self, call: _Call, iteration: int, duration_s: float, steps: Steps) -> dict[str, Any]:
+        performed_s = steps.worker.duration_s if steps.worker else duration_s
+        row = {
+            "iter": iteration,
+            "warmup": call.warmup,
+            "num_batches": call.num_batches,
+            "t_start_ns": call.start_ns,
+            "duration_s": duration_s,
+            "data_wait_s": _within(performed_s, steps.data_wait_s),
+            "compute_s": _within(performed_s, steps.compute_s),
+            "loss": float(steps.loss.mean()),
+        }
+        if steps.worker is None:
+            return row
+        if self._worker_clocks.was_set(steps.worker, call.start_ns, self._since(call)):
+            raise WorkloadError(
+                f"the clock of rank {steps.worker.rank}'s host was set before or during iteration {iteration}, so its "
+                "times mean nothing: let the host keep its time (NTP), and run again"
+            )
+        return row | asdict(steps.worker)
+
+
+class _WorkerClocks:
+    """Whether the clocks by which other processes time their turns go as ours does."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, tuple[float, float]] = {}
+
+    def was_set(self, worker: WorkerClock, call_start_ns: int, passed_s: float) -> bool:
+        """`passed_s`: from the call to the arrival of its result, by our clock."""
+        ahead_s = (worker.t_start_ns - call_start_ns) / 1e9
+        before_s, waited_s = self._last.get(worker.rank, (ahead_s, 0.0))
+        self._last[worker.rank] = ahead_s, passed_s
+        # Each turn began at some moment of the time that passed.
+        jumped = abs(ahead_s - before_s) > max(passed_s, waited_s) + _JUMP_S
+        return jumped or _within(passed_s, worker.duration_s) is None
 
 
 def _within(duration_s: float, part_s: float) -> float | None:

@@ -41,6 +41,8 @@ from strategies.base import Steps, Trainer
 _NO_PROXY = "no_grpc_proxy"
 """gRPC reads it before no_proxy."""
 
+_AGAIN_S = 0.01
+
 _CLOCK_SET = "in some iterations: the host's clock was set while they ran"
 
 
@@ -346,10 +348,20 @@ def _stop_on_signals() -> None:
         _ignore_signals()
         raise _Stopped(signum)
 
+    def again(unraisable: sys.UnraisableHookArgs) -> None:
+        # It came where Python lets no exception through, as in the callback of a weak reference: once more, elsewhere.
+        problem = unraisable.exc_value
+        if not isinstance(problem, _Stopped):
+            sys.__unraisablehook__(unraisable)
+            return
+        signal.signal(signal.SIGALRM, lambda *_: stop(problem.signum, None))
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+
+    sys.unraisablehook = again
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
 
 
 def _ignore_signals() -> None:
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(signum, signal.SIG_IGN)

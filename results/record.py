@@ -69,6 +69,8 @@ class Ending:
         seen: dict[str, Any] = {"exit_code": code if code >= 0 else 128 - code}
         if rank in self.stacks:
             seen["stacks"] = self.stacks[rank]
+        if rank in self.overdue:
+            seen["exit_code"] = int(ExitCode.TIMEOUT)
         if rank in self.stopped:
             return seen | {"status": "lost", "error": "is stopped (SIGSTOP, or a debugger) and did not go on"}
         if rank in self.overdue:
@@ -191,7 +193,7 @@ def _verdict(
     killed: Collection[int],
     done: Mapping[int, int],
 ) -> dict[str, Any]:
-    """status, exit_code, error, failed_rank and failed_phase of the run. `killed`: the ranks of which a watcher says so;
+    """status, exit_code, error, failed_rank and failed_phase of the run. `killed`: ranks of which a watcher says so;
     `done`: rank -> iterations."""
     if ending.signum == signal.SIGUSR1:
         error = "stopped by SIGUSR1, the job's time limit is near: ask the batch system for more time, or measure less"
@@ -200,8 +202,8 @@ def _verdict(
         name = signal.Signals(ending.signum).name
         return _outcome("interrupted", 128 + ending.signum, f"stopped by {name}")
     failed = [row for row in ranks if row["status"] != "ok"]
-    statuses = {row["status"] for row in failed}
-    if (ending.overdue or "timeout" in statuses) and not statuses & {"failed", "oom"}:
+    late = ending.overdue or any(row.get("exit_code") == ExitCode.TIMEOUT for row in failed)
+    if late and not {row["status"] for row in failed} & {"failed", "oom"}:
         return _late(failed, ending, done)
     if failed:
 
@@ -246,8 +248,8 @@ def _late(failed: Sequence[Mapping[str, Any]], ending: Ending, done: Mapping[int
     lost = [row for row in failed if row["status"] == "lost"]
     late = sorted((row for row in failed if row["status"] != "lost"), key=progress)
     bad = lost[0] if lost else late[0] if len(late) == 1 or progress(late[0]) < progress(late[1]) else None
-    passed = [row["error"] for row in failed if row["status"] == "timeout"] or [*ending.overdue.values()]
-    error, ranks = passed[0], lost + late
+    passed = [*(row["error"] for row in failed if row["status"] == "timeout"), *ending.overdue.values()]
+    error, ranks = next(iter(passed), "a rank made no progress in time"), lost + late
     if not (bad and f"rank {bad['rank']} " in error):
         named = ", ".join(map(_where, ranks[:_NAMED])) + (f" and {len(ranks) - _NAMED} more" if ranks[_NAMED:] else "")
         error = f"{error}: {named}; look at what they waited for (ranks.stacks), or raise the bound"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -63,12 +63,15 @@ class Coordinator(World):
     """Two other processes perform the steps, by clocks of their own."""
 
     lookahead = 2
+    set_between: ClassVar[dict[tuple[int, int], int]] = {}
+    """(call, rank) -> by how many ns that rank's clock was set before."""
 
     def parts(self, call: int, steps: Steps) -> Sequence[Steps]:
         self.events.append(f"read {call}")
         self.now += 5_000_000  # what others perform is done when it can be read
         durations = {rank: 0.002 * rank + self.clock_set.get(call, 0) * (rank == 2) for rank in (1, 2)}
-        clocks = [WorkerClock(rank=rank, t_start_ns=100 * call + rank, duration_s=durations[rank]) for rank in (1, 2)]
+        starts = {rank: 100 * call + rank + self.set_between.get((call, rank), 0) for rank in (1, 2)}
+        clocks = [WorkerClock(rank=rank, t_start_ns=starts[rank], duration_s=durations[rank]) for rank in (1, 2)]
         return [replace(steps, worker=clock) for clock in clocks]
 
 
@@ -124,9 +127,18 @@ def test_where_only_the_clock_that_was_set_has_timed_the_run_ends(by_s: float) -
     rows: list[dict[str, Any]] = []
     world = Coordinator()
     world.clock_set[3] = by_s
-    with pytest.raises(WorkloadError, match="clock of rank 2's host was set during iteration 7"):
+    with pytest.raises(WorkloadError, match="clock of rank 2's host was set before or during iteration 7"):
         measured(world, SCHEDULE, rows)
     assert [row["iter"] for row in rows] == list(range(7))
+
+
+@pytest.mark.parametrize("by_ns", [3600 * 10**9, -3600 * 10**9])
+def test_a_clock_that_is_set_between_two_turns_is_noticed(by_ns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[dict[str, Any]] = []
+    monkeypatch.setattr(Coordinator, "set_between", {(call, 1): by_ns for call in (3, 4)})
+    with pytest.raises(WorkloadError, match="clock of rank 1's host was set before or during iteration 6"):
+        measured(Coordinator(), SCHEDULE, rows)
+    assert [row["iter"] for row in rows] == list(range(6))
 
 
 def test_steps_that_others_perform_carry_their_ranks_and_times() -> None:

@@ -131,7 +131,7 @@ def test_who_is_stopped_is_to_blame_for_what_the_others_waited_for() -> None:
     assert tables["runs"][0]["error"].startswith(
         f"{OVERDUE}: rank 1 (h1) is stopped (SIGSTOP, or a debugger) and did not go on, rank 0 (h0) in timed; "
     )
-    assert [row["status"] for row in tables["ranks"]] == ["timeout", "lost"]
+    assert [(row["status"], row["exit_code"]) for row in tables["ranks"]] == [("timeout", 124), ("lost", 124)]
     assert [row.get("stacks") for row in tables["ranks"]] == ["in exchange", None]
     # Where the others notice by themselves, no bound passes.
     noticed = rank(0, status="failed", exit_code=4, phase="timed", error="heartbeat")
@@ -158,6 +158,15 @@ def test_where_all_blame_another_nobody_is_to_blame() -> None:
     tables = ended(*ranks, ending=Ending(exit_codes={1: 4, 0: 4}, first_failed=1))
     assert verdict(tables) == ("failed", 4, None, None)
     assert "says that another one has; rank 1: peer is gone, says 1" in tables["runs"][0]["error"]
+
+
+def test_who_watched_a_stopped_rank_elsewhere_says_that_it_missed_its_bound() -> None:
+    mine = rank(0, status="interrupted", exit_code=4, phase="timed", hostname="a", error="peer is gone")
+    theirs = rank(1, status="lost", exit_code=124, phase="timed", hostname="b", error="is stopped")
+    tables = ended(mine, theirs, ending=Ending(exit_codes={0: 4}, first_failed=0))
+    assert verdict(tables) == ("timeout", 124, 1, "timed")
+    error = tables["runs"][0]["error"]
+    assert error.startswith("a rank made no progress in time: rank 1 (b) is stopped, rank 0 (a) in timed; look at")
 
 
 def test_one_who_is_stopped_while_nobody_waits_for_it_misses_its_own_bound() -> None:

@@ -124,9 +124,23 @@ def test_mpirun_inside_an_allocation_says_who_is_who(slurm: SlurmCluster, benchm
     assert set(benchmark.table("ranks")["hostname"]) == {"node1", "node2"}
 
 
-def test_a_dead_rank_is_recorded_before_srun_kills_the_others(slurm: SlurmCluster, benchmark: Benchmark) -> None:
+@pytest.mark.parametrize(
+    ("signum", "status", "said_of_it"),
+    [
+        (signal.SIGKILL, "lost", "was killed by SIGKILL"),
+        (
+            signal.SIGSTOP,
+            "timeout",
+            "rank 1 (node2) is stopped (SIGSTOP, or a debugger) and did not go on",
+        ),
+    ],
+)
+def test_a_dead_rank_is_recorded_before_srun_kills_the_others(
+    slurm: SlurmCluster, benchmark: Benchmark, signum: signal.Signals, status: str, said_of_it: str
+) -> None:
     """--kill-on-bad-exit, as in all job scripts, ends every other task as soon as one has failed."""
-    words = ["srun", "-N2", "--kill-on-bad-exit=1", *benchmark.command("--strategy=mwms", "--num-iters=1000000")]
+    flags = ("--strategy=mwms", "--num-iters=1000000", "--step-timeout=4")
+    words = ["srun", "-w", "node1,node2", "--kill-on-bad-exit=1", *benchmark.command(*flags)]
     with subprocess.Popen(words, env=clean_environment() | slurm.env, cwd=ROOT, stderr=subprocess.PIPE) as step:
         try:
             deadline = time.monotonic() + BOUND_S
@@ -135,13 +149,13 @@ def test_a_dead_rank_is_recorded_before_srun_kills_the_others(slurm: SlurmCluste
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
                 said = "".join(shard.read_text() for shard in benchmark.results.glob(".shards/*/rank-00001.jsonl"))
-            os.kill(int(re.findall(r'"pid":(\d+)', said)[0]), signal.SIGKILL)
+            os.kill(int(re.findall(r'"pid":(\d+)', said)[0]), signum)
             step.communicate(timeout=BOUND_S)
         finally:
             step.kill()
     run = benchmark.only_run()
-    assert (run["status"], run["failed_rank"], run["num_nodes"]) == ("lost", 1, 2)
-    assert "SIGKILL" in run["error"]
+    assert (run["status"], run["failed_rank"], run["num_nodes"]) == (status, 1, 2)
+    assert said_of_it in run["error"]
     assert set(benchmark.table("iters")["rank"]) == {0, 1}
 
 
