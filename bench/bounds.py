@@ -15,17 +15,22 @@ from jobs.watchdog import Deadline
 FIRST_CALL_S = 600.0
 """Bound on building the model and data, and on the first calls, while nobody knows how long steps take [s]."""
 
+LOAD_S = 300.0
+"""Bound on starting and loading the framework, at least: file systems can be slow [s]."""
+
 LEAST_S, SLACK = 60.0, 20
 """Bound on a timed call: so many times the slowest warm-up steps, and at least so long [s]."""
-
-LEAVE_S = 30.0
-"""Bound on taking leave when all is measured [s]."""
 
 _FIRST_SLACK = 10
 """How much longer than --step-timeout building and the first call, which compiles, may take."""
 
-_SPARE_S = 5.0
+_SPARE_S = 3.0
 """Who can end in time by itself says more than its launcher could, which therefore waits so much longer [s]."""
+
+
+def load_s(machine: MachineConfig) -> float:
+    """Bound on the start of a rank, and on loading its framework [s]."""
+    return max(LOAD_S, machine.rendezvous_timeout)
 
 
 class Bounds:
@@ -35,17 +40,17 @@ class Bounds:
         self._deadline = deadline
         self._num_batches = num_batches
         self._synchronous = synchronous
-        self._slowest_step_s = 0.0
+        self._first_step_s = self._slowest_step_s = 0.0
         self._asked_s = machine.step_timeout
         meet_s = machine.rendezvous_timeout + _SPARE_S
         first_s = _FIRST_SLACK * self._asked_s if self._asked_s else FIRST_CALL_S
         self._of_phase = {
-            **dict.fromkeys(("import", "rendezvous"), meet_s),
+            "import": load_s(machine),
+            **dict.fromkeys(("rendezvous", "leave"), meet_s),
             **dict.fromkeys(("build", "trace"), first_s),
             "warmup": self._asked_s or first_s,
             "serve": math.inf,  # as long as the others train
             "finish": first_s if synchronous else math.inf,
-            "leave": LEAVE_S,
         }
         self._phase = "start"
 
@@ -56,7 +61,9 @@ class Bounds:
 
     def stepped(self, row: Mapping[str, Any]) -> None:
         """A call of steps has ended; `row` as `bench.measure.measure` hands it over."""
-        if row["warmup"]:
+        if self._phase == "trace":
+            self._first_step_s = row["duration_s"]
+        elif row["warmup"]:
             self._slowest_step_s = max(self._slowest_step_s, row["duration_s"] / row["num_batches"])
         self._set(self._of_phase.get(self._phase) or self._step_s())
 
@@ -66,7 +73,9 @@ class Bounds:
             self._set(math.inf)
 
     def _step_s(self) -> float:
-        return self._asked_s or max(LEAST_S, SLACK * self._slowest_step_s * self._num_batches)
+        # The first step compiles, too: it counts where it is all that is known.
+        step_s = self._slowest_step_s or self._first_step_s
+        return self._asked_s or max(LEAST_S, SLACK * step_s * self._num_batches)
 
     def _set(self, bound_s: float) -> None:
         self._deadline.set(self._phase, bound_s)

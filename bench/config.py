@@ -96,10 +96,10 @@ class MachineConfig:
     timeout: float = 3600.0
     """Bound on the whole run [s]; then every process is ended, exit 124."""
     rendezvous_timeout: float = 300.0
-    """Bound on loading the framework, and on meeting all other processes [s]; exit 124 names who is missing."""
+    """Bound on meeting all other processes, and on leaving them [s]; exit 124 names who is missing."""
     step_timeout: float | None = None
-    """Bound on one iteration [s], and ten times as long on building and the first step; exit 124. None is 20 times the
-    slowest warm-up steps, at least 60."""
+    """Bound on one iteration [s]; ten times as long on building, the first step and the end; exit 124. None is 20 times
+    the slowest warm-up steps, at least 60."""
 
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_processes is not None:

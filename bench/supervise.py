@@ -19,11 +19,12 @@ from importlib import import_module
 from pathlib import Path
 
 from bench import output
+from bench.bounds import load_s
 from bench.launch_plan import LaunchPlan, workers
 from bench.lifecycle import describe_run, finish
 from bench.telemetry import Gpus
 from jobs.cluster import SCRATCH, ClusterEnv
-from jobs.launch import GRACE_S, STOP_SIGNALS, Outcome, launch
+from jobs.launch import STOP_SIGNALS, Outcome, launch
 from jobs.watchdog import Watchdog
 from results.record import RUN_SHARD, Ending, rank_shard
 from results.store import Shard, ShardContent, Store, new_run_id
@@ -31,9 +32,12 @@ from results.store import Shard, ShardContent, Store, new_run_id
 _FRAMEWORK_CHATTER = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before|\d{4}-\d\d-\d\d [\d:.]+: [IWE] ")
 """Lines that TensorFlow logs in every run, in good and in bad ones."""
 
-_SHARD_PATIENCE_S = 7.0
+_SHARD_PATIENCE_S = 5.0
 """How long rank 0 waits for the last words of ranks elsewhere to appear in a shared results directory. With the other
 waits that follow a bound that passed, all has ended 15 s after it."""
+
+_RECORDED_S = 8.0
+"""How long the others wait for rank 0 to have recorded the run."""
 
 _NAMED = 8
 """Processes that a message names."""
@@ -89,7 +93,7 @@ def supervise(
         outcome = launch(
             workers(launch_plan, argv, {**env, SCRATCH: scratch}, run_id, in_fork=in_fork),
             timeout_s=machine.timeout,
-            watchdog=Watchdog(Path(scratch), ranks, machine.rendezvous_timeout),
+            watchdog=Watchdog(Path(scratch), ranks, load_s(machine)),
             on_stderr=on_stderr,
             on_started=while_they_start,
         )
@@ -129,13 +133,11 @@ def _let_rank_zero_record(store: Store, rank: int, outcome: Outcome, ending: End
     ours = {"pid": outcome.pids.get(rank), "hostname": socket.gethostname()}
     if not (run_id := store.open_run(rank_shard(rank), **ours)):
         return
-    if ending.signum is None:
-        said = next(shard.rank for shard in store.read_shards(run_id) if shard.name == rank_shard(rank))
-        shard = store.open_shard(run_id, rank_shard(rank))
-        shard.update_rank(**ending.of(rank, said))
+    if ending.signum is None and (shard := store.find_shard(run_id, rank_shard(rank))):
+        shard.update_rank(**ending.of(rank, shard.content().rank))
         shard.close()
-    deadline = time.monotonic() + GRACE_S + _SHARD_PATIENCE_S
-    while store.open_run(rank_shard(rank), **ours) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _RECORDED_S
+    while store.is_open(run_id) and time.monotonic() < deadline:
         time.sleep(0.1)
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,9 +170,11 @@ class _Member:
         log.enter("rendezvous")
         if forked:
             log.forget_start()
+        began_s = time.monotonic()
         if not strategy.cluster.meeting_points:
             strategy.cluster = mpi.locate(strategy.cluster, os.environ)
-        self._meeting = meeting = Rendezvous(strategy.cluster, self._plan.config.machine.rendezvous_timeout)
+        left_s = self._plan.config.machine.rendezvous_timeout - (time.monotonic() - began_s)
+        self._meeting = meeting = Rendezvous(strategy.cluster, left_s)
         strategy.cluster = meeting.cluster
         self._introduce(meeting)
         _no_proxy({task.host for task in meeting.cluster.tasks})

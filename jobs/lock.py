@@ -17,15 +17,14 @@ _LEFTOVERS_S = 60.0
 
 
 @contextmanager
-def held(path: Path, what: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock of `what`. Raises Refused with its holder's pid and host while somebody else does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+def held(fd: int, what: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock of `what`, an open file, and closes it. Raises Refused with its holder's pid and host while
+    somebody else does."""
     try:
         try:
             _take(fd, what, say)
         except OSError as error:  # some file systems cannot
-            say(f"{str(path)!r} cannot be locked ({error.strerror}): do not start the same sweep twice")
+            say(f"the results directory cannot be locked ({error.strerror}): do not start the same sweep twice")
         os.set_inheritable(fd, True)
         yield
     finally:

@@ -127,6 +127,8 @@ class Rendezvous:
             self._peers[rank].settimeout(None if self._settled else self._left_s())
             talk(self._peers[rank])
         except TimeoutError:
+            if self._settled:  # by the kernel, of a host that has long been silent
+                raise PeerGone(f"{self._name(rank)} is silent: look at its host and the network") from None
             raise self._late(f"{self._name(rank)} has stopped answering") from None
         except OSError as error:
             raise PeerGone(f"{self._name(rank)} has gone: look at what it said") from error
@@ -171,7 +173,7 @@ class Rendezvous:
                     raise self._late(f"{self._missing(missing, silent)} never arrived") from None
                 peer.settimeout(_HELLO_S)
                 try:
-                    job, rank, node = json.loads(_receive(peer)[0])
+                    job, rank, node = _hello(_receive(peer))
                     if job != _job(cluster) or rank not in missing:
                         raise ValueError("a process of another job")
                     peer.sendall(_packed([_WELCOME]))
@@ -232,6 +234,17 @@ def offer(cluster: ClusterEnv) -> str:
     raise PortTaken(f"no port from {OUR_PORTS[0]} to {OUR_PORTS[-1]} is free on {socket.gethostname()}")
 
 
+def _hello(frames: list[bytes]) -> tuple[str, int, str | None]:
+    """(job, rank, node) of who introduces itself. Raises ValueError for what no process of ours says."""
+    try:
+        job, rank, node = json.loads(b"".join(frames))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"not an introduction: {error}") from None
+    if not (isinstance(job, str) and isinstance(rank, int) and isinstance(node, str | None)):
+        raise ValueError("not an introduction")
+    return job, rank, node
+
+
 def _first_free(cluster: ClusterEnv) -> socket.socket:
     """Listens at the first meeting point that nobody else has taken."""
     points = list(dict.fromkeys(Task("", point).port for point in cluster.meeting_points))
@@ -282,6 +295,8 @@ def _keep(peer: socket.socket) -> None:
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _SILENT_S)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _SILENT_S // 10)
+    # And where something is on its way to it.
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1500 * _SILENT_S)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 

@@ -242,7 +242,7 @@ def main(argv: Sequence[str]) -> int:
             return ExitCode.OK
         store = Store(options.results_dir)
         store.prepare()
-        with lock.held(store.sweep_lock(options.name), f"experiment {options.name!r}", print):
+        with lock.held(store.open_sweep_lock(options.name), f"experiment {options.name!r}", print):
             runs = to_do(sweep, options)
             if options.submit:
                 return submit_all(runs, options, argv, console)

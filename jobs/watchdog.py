@@ -11,15 +11,15 @@ import math
 import mmap
 import os
 import signal
-import struct
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_SAID = struct.Struct("dd16s")
-"""When time is up [s on the monotonic clock of the host], how long that was [s], the phase."""
+_SIZE, _PHASE = 32, 16
+"""Bytes that are shared: when time is up [s on the host's monotonic clock] and how long that was [s], a double each,
+and from _PHASE on the phase."""
 
 _STACKS = signal.SIGQUIT
 """Asks a worker where its threads are; whatever they do, it answers from the signal's handler, without Python."""
@@ -54,18 +54,22 @@ class Deadline:
     def __init__(self, folder: Path, rank: int) -> None:
         descriptor = os.open(folder / f"deadline-{rank}", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, _SAID.size)  # on a disk that is full, memory without a file kills
-            self._memory = mmap.mmap(descriptor, _SAID.size)
+            os.posix_fallocate(descriptor, 0, _SIZE)  # on a disk that is full, memory without a file kills
+            self._memory = mmap.mmap(descriptor, _SIZE)
         finally:
             os.close(descriptor)
+        self._times = memoryview(self._memory)[:_PHASE].cast("d")
 
     def set(self, phase: str, bound_s: float) -> None:
         """From now on there are `bound_s` s until the next call."""
-        _SAID.pack_into(self._memory, 0, time.monotonic() + bound_s, bound_s, phase.encode())
+        self._times[1] = bound_s
+        self._memory[_PHASE:] = phase.encode().ljust(_SIZE - _PHASE, b"\0")
+        # Last, and in one store of the processor: who reads meanwhile sees the old time or this one, never a third.
+        self._times[0] = time.monotonic() + bound_s
 
     def read(self) -> Due:
-        at_s, bound_s, phase = _SAID.unpack_from(self._memory)
-        return Due(at_s, bound_s, phase.rstrip(b"\0").decode(errors="replace"))
+        phase = self._memory[_PHASE:].rstrip(b"\0").decode(errors="replace")
+        return Due(self._times[0], self._times[1], phase)
 
 
 def answer(folder: Path, rank: int) -> None:

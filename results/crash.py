@@ -14,7 +14,7 @@ from results import files, folders
 from results.compact import drop_copies
 from results.finding import Finding
 from results.record import RUN_SHARD, Ending, conclude, could_not_start
-from results.schema import SCHEMA_VERSION, TABLES
+from results.schema import RUN_TABLES, SCHEMA_VERSION, TABLES
 from results.store import SHARDS, ShardContent, Store, StoreError
 from results.writers import lives
 
@@ -134,7 +134,12 @@ def _foreign(left: Left) -> list[Finding]:
 
 
 def _finish(store: Store, run_id: str) -> Finding:
-    """What `Store.commit` does after the rows are written."""
+    """What `Store.commit` does after the rows are written, if they can be read: else the shards are the only copy."""
+    for table in RUN_TABLES:
+        held = [path for day in files.days(store.root, table) for path in files.of_day(day)]
+        mine = [path for path in held if run_id in files.runs_or_name(path)]
+        if not mine or any(files.fault(path, table) for path in mine):
+            return Finding(run_id, f"is recorded, but its rows of {table!r} are damaged or missing: its shards stay")
     for day in files.days(store.root, "runs"):
         if any(run_id in files.runs_or_name(path) for path in files.of_day(day)):
             rows = files.rows_of_day(day, ["run_id", "experiment", "sweep_task", "status"])

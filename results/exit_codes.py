@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """0 fine, 1 regression, 2 usage, 3 environment, 4 workload, 5 inconclusive, 124 timeout, 130/143 interrupted."""
+    """0 fine, 1 regression, 2 usage, 3 environment, 4 workload, 5 inconclusive, 124 timeout, 129 to 143 interrupted."""
 
     OK = 0
     REGRESSION = 1
@@ -15,5 +15,6 @@ class ExitCode(IntEnum):
     WORKLOAD = 4
     INCONCLUSIVE = 5
     TIMEOUT = 124
+    SIGHUP = 129
     SIGINT = 130
     SIGTERM = 143

@@ -40,7 +40,7 @@ def opened(root: Path, *names: str, make: bool = True) -> Iterator[int]:
 
 def _descend(stack: contextlib.ExitStack, root: Path, names: tuple[str, ...], make: bool) -> int:
     if make:
-        root.mkdir(parents=True, exist_ok=True)
+        _make_root(root)
     folder, path = os.open(root, os.O_RDONLY | os.O_DIRECTORY), root
     stack.callback(os.close, folder)
     for name in names:
@@ -56,6 +56,18 @@ def _descend(stack: contextlib.ExitStack, root: Path, names: tuple[str, ...], ma
             raise OSError(errno.ENOTDIR, reason, str(path)) from None
         stack.callback(os.close, folder)
     return folder
+
+
+def _make_root(root: Path) -> None:
+    missing = [root, *root.parents]
+    missing = missing[: next((index for index, path in enumerate(missing) if path.is_dir()), len(missing))]
+    root.mkdir(parents=True, exist_ok=True)
+    for path in missing:  # each is an entry of the folder above it
+        parent = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
 
 
 def component(name: str) -> str:

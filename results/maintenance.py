@@ -14,6 +14,9 @@ from results.store import StoreError
 
 LOCK = ".maintenance"
 
+_NO_LOCK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Where nothing can be locked, or not by us: looking is safe all the same."""
+
 
 @contextlib.contextmanager
 def alone(root: Path, *, changing: bool) -> Iterator[None]:
@@ -34,7 +37,7 @@ def alone(root: Path, *, changing: bool) -> Iterator[None]:
                 f"another results.compact or results.check is at work on {str(root)!r}: wait until it has ended"
             ) from None
         except OSError as error:
-            if changing or error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC):
+            if changing or error.errno not in _NO_LOCK:
                 raise StoreError(
                     f"results directory {str(root)!r} cannot be locked ({error.strerror}): use a machine and a user "
                     "that can write and lock files there"

@@ -27,7 +27,7 @@ _NAMED = 8
 _PHASES = ("start", "import", "rendezvous", "build", "trace", "warmup", "timed", "finish", "leave")
 """In which a rank is behind others. Who serves has nothing to do in most of them."""
 
-_TELLING = (ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.TIMEOUT, ExitCode.SIGINT, ExitCode.SIGTERM)
+_TELLING = (ExitCode.USAGE, ExitCode.ENVIRONMENT, ExitCode.TIMEOUT, ExitCode.SIGHUP, ExitCode.SIGINT, ExitCode.SIGTERM)
 """Exit codes of a rank that are the run's as well."""
 
 
@@ -69,6 +69,8 @@ class Ending:
         seen: dict[str, Any] = {"exit_code": code if code >= 0 else 128 - code}
         if rank in self.stacks:
             seen["stacks"] = self.stacks[rank]
+        if code == 0 and said.get("status") == "ok":
+            return seen  # it ended just as its time was up
         if rank in self.overdue:
             seen["exit_code"] = int(ExitCode.TIMEOUT)
         if rank in self.stopped:
@@ -203,7 +205,7 @@ def _verdict(
         return _outcome("interrupted", 128 + ending.signum, f"stopped by {name}")
     failed = [row for row in ranks if row["status"] != "ok"]
     late = ending.overdue or any(row.get("exit_code") == ExitCode.TIMEOUT for row in failed)
-    if late and not {row["status"] for row in failed} & {"failed", "oom"}:
+    if failed and late and not {row["status"] for row in failed} & {"failed", "oom"}:
         return _late(failed, ending, done)
     if failed:
 
@@ -241,9 +243,9 @@ def _late(failed: Sequence[Mapping[str, Any]], ending: Ending, done: Mapping[int
     """The outcome when a bound has passed: who is gone, stopped or never came is to blame before who waited, and of
     those one that is behind all others."""
 
-    def progress(row: Mapping[str, Any]) -> tuple[bool, int, int]:
+    def progress(row: Mapping[str, Any]) -> tuple[int, int]:
         phase = _PHASES.index(row["phase"]) if row.get("phase") in _PHASES else len(_PHASES)
-        return row["status"] == "interrupted", phase, 0 if ending.timed_out else done.get(row["rank"], 0)
+        return phase, 0 if ending.timed_out else done.get(row["rank"], 0)
 
     lost = [row for row in failed if row["status"] == "lost"]
     late = sorted((row for row in failed if row["status"] != "lost"), key=progress)

@@ -70,9 +70,9 @@ class Shard:
     """An append-only file. Every call is one write of one line, so threads may share a shard and a kill or a full disk
     costs at most the line being written."""
 
-    def __init__(self, folder: int, name: str) -> None:
+    def __init__(self, folder: int, name: str, *, make: bool = True) -> None:
         self._name = name
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | (os.O_CREAT if make else 0)
         self._fd = os.open(f"{folders.component(name)}{_SHARD}", flags, 0o666, dir_fd=folder)
         try:
             self._append("writers", myself())
@@ -141,6 +141,18 @@ class Store:
         with folders.opened(self.root, SHARDS, run_id) as folder:
             return Shard(folder, name)
 
+    def find_shard(self, run_id: str, name: str) -> Shard | None:
+        """The shard of a run that has not been concluded."""
+        try:
+            with folders.opened(self.root, SHARDS, run_id, make=False) as folder:
+                return Shard(folder, name, make=False)
+        except FileNotFoundError:
+            return None
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether the run has not been concluded."""
+        return (self.root / SHARDS / run_id).exists()
+
     def read_shards(self, run_id: str) -> list[ShardContent]:
         """Everything the processes of a run wrote, sorted by name. A half-written line is left out."""
         return [_read_shard(path) for path in sorted((self.root / SHARDS / run_id).glob(f"*{_SHARD}"))]
@@ -179,9 +191,11 @@ class Store:
         """`sweep_task` of every run of the experiment that was ok."""
         return {*folders.listed(self.root / SWEEPS / _digest(experiment))}
 
-    def sweep_lock(self, experiment: str) -> Path:
-        """The file by which one sweep of the experiment keeps others out."""
-        return (self.root / SWEEPS / _digest(experiment)).with_suffix(".lock")
+    def open_sweep_lock(self, experiment: str) -> int:
+        """A descriptor of the file by which one sweep of the experiment keeps others out."""
+        with folders.opened(self.root, SWEEPS) as folder:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            return os.open(f"{_digest(experiment)}.lock", flags, 0o666, dir_fd=folder)
 
     def newest_run(self, **equal: Any) -> str | None:
         """run_id of the newest run, ended or cut off, whose fields have these values, among the last _RECENT or so."""

@@ -25,13 +25,21 @@ def lives(writer: Mapping[str, Any]) -> bool | None:
         return None
     pid = int(writer["pid"])
     try:
-        os.kill(pid, 0)
         state, start_ticks = _state_and_start(pid)
     except ProcessLookupError:
-        return False
-    except OSError:  # another user's, of whom we may see no more than that it is there
-        return True
+        return None if _hidden(pid) else False
     return state not in "ZX" and start_ticks == writer["start_ticks"]
+
+
+def _hidden(pid: int) -> bool:
+    """Another user's process, of which this system shows nothing but that it is there."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        return False
+    return False
 
 
 def _machine() -> str:

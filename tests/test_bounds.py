@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.bounds import FIRST_CALL_S, LEAST_S, LEAVE_S, SLACK, Bounds
+from bench.bounds import FIRST_CALL_S, LEAST_S, LOAD_S, SLACK, Bounds, load_s
 from bench.config import parse
 from jobs.watchdog import Deadline
 
@@ -36,10 +36,10 @@ def test_meeting_and_training_have_bounds_of_their_own(tmp_path: Path) -> None:
         assert rank.now[0] == phase
         seen[phase] = rank.now[1]
     assert seen == {
-        **dict.fromkeys(("import", "rendezvous"), 105),  # a little longer than the rank itself waits
+        "import": LOAD_S,
+        **dict.fromkeys(("rendezvous", "leave"), 103),  # a little longer than the rank itself waits
         **dict.fromkeys(("build", "trace", "warmup", "finish"), FIRST_CALL_S),
         "timed": LEAST_S,
-        "leave": LEAVE_S,
         "serve": math.inf,
     }
 
@@ -47,14 +47,27 @@ def test_meeting_and_training_have_bounds_of_their_own(tmp_path: Path) -> None:
 def test_an_iteration_may_take_some_times_as_long_as_the_slowest_warm_up_steps(tmp_path: Path) -> None:
     rank = Rank(tmp_path)
     rank.bounds.enter("trace")
-    rank.stepped(30.0, 1, warmup=True)
+    rank.stepped(30.0, 1, warmup=True)  # it compiles, too
     rank.bounds.enter("warmup")
     rank.stepped(4.0, 10, warmup=True)
     assert rank.now == ("warmup", FIRST_CALL_S)
     rank.bounds.enter("timed")
-    assert rank.now == ("timed", SLACK * 30.0 * 10)
+    assert rank.now == ("timed", SLACK * 0.4 * 10)
     rank.stepped(500.0, 10, warmup=False)  # only warm-up counts: a rank that slows down does not get more
-    assert rank.now == ("timed", SLACK * 30.0 * 10)
+    assert rank.now == ("timed", SLACK * 0.4 * 10)
+
+
+def test_where_the_first_step_is_all_that_is_known_it_counts(tmp_path: Path) -> None:
+    rank = Rank(tmp_path)
+    rank.bounds.enter("trace")
+    rank.stepped(3.0, 1, warmup=True)
+    rank.bounds.enter("timed")
+    assert rank.now == ("timed", SLACK * 3.0 * 10)
+
+
+def test_loading_takes_its_time_however_short_the_meeting_may_be() -> None:
+    assert load_s(parse(["--rendezvous-timeout=4"]).machine) == LOAD_S
+    assert load_s(parse(["--rendezvous-timeout=900"]).machine) == 900
 
 
 def test_what_was_asked_for_holds_and_the_first_step_gets_ten_times_as_much(tmp_path: Path) -> None:

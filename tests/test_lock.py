@@ -14,15 +14,18 @@ from tests.benchmark import ROOT
 
 HOLD = """
 import os, sys
-from pathlib import Path
 from jobs.lock import held
-with held(Path(sys.argv[1]), "it", print):
+with held(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT), "it", print):
     print("held", flush=True)
     if sys.argv[2] == "leave":
         os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1")
         os._exit(0)
     sys.stdin.read()
 """
+
+
+def opened(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT)
 
 
 def holder(path: Path, how: str) -> subprocess.Popen[str]:
@@ -35,17 +38,17 @@ def holder(path: Path, how: str) -> subprocess.Popen[str]:
 
 
 def test_who_comes_second_is_told_who_was_first(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "it.lock"
+    path = tmp_path / "it.lock"
     first = holder(path, "stay")
     said: list[str] = []
-    with pytest.raises(Refused) as caught, held(path, "experiment 'e'", said.append):
+    with pytest.raises(Refused) as caught, held(opened(path), "experiment 'e'", said.append):
         pass
     assert str(caught.value) == (
         f"experiment 'e' is being performed by process {first.pid} on {socket.gethostname()}: wait for it, or give "
         "another --experiment"
     )
     first.communicate()
-    with held(path, "it", said.append):
+    with held(opened(path), "it", said.append):
         assert path.read_text() == f"{os.getpid()} {socket.gethostname()}\n"
     assert said == []
 
@@ -55,6 +58,6 @@ def test_the_lock_ends_with_its_holder_and_with_what_it_left(tmp_path: Path) -> 
     first = holder(path, "leave")
     assert first.wait() == 0
     said: list[str] = []
-    with held(path, "it", said.append):
+    with held(opened(path), "it", said.append):
         pass
     assert said == [f"process {first.pid}, which performed it, is gone: waiting for the run that it left to stop"]

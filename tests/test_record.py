@@ -153,6 +153,20 @@ def test_who_is_behind_the_others_is_to_blame_that_they_wait() -> None:
     assert seen("timed", "timed", fewer=True, timed_out=True) == ("timeout", 124, None, None)
 
 
+def test_of_ranks_that_are_equally_far_none_is_blamed_because_another_missed_it_first() -> None:
+    late = rank(0, status=..., exit_code=..., phase="timed")
+    missed = [rank(n, status="interrupted", exit_code=4, phase="timed", error="rank 0 has gone") for n in (1, 2, 3)]
+    ending = Ending(exit_codes={0: -9}, overdue={0: OVERDUE}, told=[0])
+    tables = ended(late, *missed, ending=ending, num_processes=4)
+    assert verdict(tables) == ("timeout", 124, None, None)
+
+
+def test_who_ended_well_just_as_its_time_was_up_is_well() -> None:
+    ending = Ending(exit_codes={0: 0, 1: 0}, overdue={1: OVERDUE})
+    assert verdict(ended(rank(0), rank(1), ending=Ending(exit_codes={0: 0, 1: 0})))[0] == "ok"
+    assert ended(rank(0), rank(1), ending=ending)["ranks"][1]["status"] == "ok"
+
+
 def test_where_all_blame_another_nobody_is_to_blame() -> None:
     ranks = [rank(n, status="interrupted", exit_code=4, phase="timed", error=f"peer is gone, says {n}") for n in (0, 1)]
     tables = ended(*ranks, ending=Ending(exit_codes={1: 4, 0: 4}, first_failed=1))

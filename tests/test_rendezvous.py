@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -10,7 +11,7 @@ import pytest
 
 from jobs.cluster import SLURM, ClusterEnv, ClusterError, Task
 from jobs.launch import free_ports
-from jobs.rendezvous import PeerGone, PeerLate, PortTaken, Rendezvous
+from jobs.rendezvous import PeerGone, PeerLate, PortTaken, Rendezvous, _packed
 
 BOUND_S = 30
 
@@ -208,6 +209,43 @@ def test_who_stops_answering_before_all_is_settled_is_named() -> None:
         meetings[0].exchange(b"")
     with pytest.raises(PeerLate, match=r"rank 1 .* has stopped answering"):
         meetings[1].exchange(b"")
+
+
+def test_a_host_that_has_vanished_is_gone_and_not_late() -> None:
+    """The kernel gives such a connection up with the error that Python calls a timeout."""
+
+    class Vanished:
+        def settimeout(self, _: object) -> None: ...
+
+        def sendall(self, _: bytes) -> None:
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    meeting = meet(cluster_of(2))[1]
+    meeting._peers[0] = Vanished()  # type: ignore[assignment]
+    with pytest.raises(PeerLate):
+        meeting.exchange(b"")
+    meeting.settle()
+    with pytest.raises(PeerGone, match=r"rank 0 .* is silent: look at its host"):
+        meeting.exchange(b"")
+
+
+@pytest.mark.parametrize(
+    "said", [b"\0\0\0\0", _packed([b"5"]), _packed([b"[" * 100_000]), _packed([b'["job", [], {}]']), _packed([b"\xff"])]
+)
+def test_who_says_what_none_of_ours_says_is_turned_away(said: bytes) -> None:
+    clusters = cluster_of(2)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(Rendezvous, clusters[0], BOUND_S)
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", clusters[0].task.port)) as stranger:
+                    stranger.sendall(said)
+                    assert stranger.recv(1) == b""
+                break
+            except ConnectionRefusedError:
+                continue
+        second = pool.submit(Rendezvous, clusters[1], BOUND_S)
+        assert exchange([first.result(BOUND_S), second.result(BOUND_S)], [b"a", b"b"]) == [[b"a", b"b"]] * 2
 
 
 def test_once_settled_nobody_is_hurried() -> None:

@@ -48,6 +48,29 @@ def test_a_deadline_is_seen_by_the_other_process_and_can_be_moved(tmp_path: Path
     assert watchdog.overdue([0, 3]) == {}
 
 
+def test_who_reads_while_a_deadline_moves_sees_the_old_time_or_the_new(tmp_path: Path) -> None:
+    """A worker moves its deadline as fast as it can; none of them has passed."""
+    code = (
+        f"import pathlib; from jobs.watchdog import Deadline; deadline = Deadline(pathlib.Path({str(tmp_path)!r}), 0)\n"
+        "while True:\n    deadline.set('timed', 1000.0)\n    deadline.set('finish', 2000.0)"
+    )
+    watchdog = Watchdog(tmp_path, [0], bound_s=1000)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    try:
+        seen: set[str] = set()
+        looks = 0
+        until = time.monotonic() + BOUND_S
+        while len(seen) < 2 or looks < 200_000:
+            looks = looks + 1 if seen else 0
+            assert watchdog.overdue([0]) == {}
+            assert process.poll() is None
+            assert time.monotonic() < until
+            seen |= {Deadline(tmp_path, 0).read().phase} - {"start"} if looks % 1000 == 0 else set()
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("then", ["time.sleep(60)", "import ctypes\n    while True: ctypes.PyDLL(None).sleep(60)"])
 def test_a_process_tells_where_it_is_even_while_it_holds_the_global_lock(tmp_path: Path, then: str) -> None:
     with worker(tmp_path, 2, then) as process:

@@ -15,7 +15,7 @@ HOROVOD = ("--strategy=horovod", "--num-workers=2")
 MIRRORED = ("--strategy=mirrored", "--devices-per-worker=2")
 PS = ("--strategy=ps", "--num-workers=1")
 PS_COORDINATOR, PS_WORKER, PS_SERVER = range(3)
-HASTY = ("--step-timeout=4",)
+HASTY = ("--step-timeout=6",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def _hanging() -> Iterator[Case]:
     yield Case(
         fault="hangs when all is measured",
         strategy="mwms, all",
-        flags=(*MWMS, "--num-iters=3"),
+        flags=(*MWMS, "--num-iters=3", "--rendezvous-timeout=4"),
         inside="hang_at_the_end()",
         kept=5,
     )
