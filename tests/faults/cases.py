@@ -15,7 +15,8 @@ HOROVOD = ("--strategy=horovod", "--num-workers=2")
 MIRRORED = ("--strategy=mirrored", "--devices-per-worker=2")
 PS = ("--strategy=ps", "--num-workers=1")
 PS_COORDINATOR, PS_WORKER, PS_SERVER = range(3)
-HASTY = ("--step-timeout=6",)
+BOUND_S = 6
+HASTY = (f"--step-timeout={BOUND_S}",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,8 @@ class Outcome:
     before: dict[int, int]
     """Rank -> iterations that it had written when something happened from outside."""
     others_unchanged: bool
+    ended_after_s: float
+    """From what happened from outside, or else from the start, to the end of all processes."""
     left: dict[int, str]
     """pid -> command of processes that live on."""
     sound: bool
@@ -63,10 +65,12 @@ def perform(case: Case, folder: Path) -> Outcome:
         running = Running(benchmark, processes)
         try:
             before = _wait_until_timing(case, running) if case.outside else {}
+            began = time.monotonic()
             if case.outside:
                 case.outside(running)
             outputs = [process.communicate(timeout=BOUND_S) for process in processes]
             left = _left(folder)
+            ended_after_s = time.monotonic() - began
         finally:
             for process in processes:
                 process.kill()
@@ -89,6 +93,7 @@ def perform(case: Case, folder: Path) -> Outcome:
             iters=_iters(benchmark, row.get("run_id")),
             before=before,
             others_unchanged={path: after.get(path) for path in earlier} == earlier,
+            ended_after_s=ended_after_s,
             left=left,
             sound=all(finding.mended for finding in findings),
         )

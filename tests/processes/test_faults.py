@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from tests.benchmark import ROOT
-from tests.faults.cases import Case, cases
-from tests.faults.run import NOTHING, Outcome, perform
+from tests.faults.cases import BOUND_S, HASTY, Case, cases
+from tests.faults.run import GONE_S, NOTHING, Outcome, perform
 
 pytestmark = pytest.mark.processes
 
@@ -43,6 +43,8 @@ def test_a_fault(case: Case, outcomes: dict[str, Future[Outcome]]) -> None:
     seen = outcomes[case.name].result()
     print(seen.stderr)
     assert seen.left == {}
+    if case.outside and set(HASTY) <= set(case.flags):  # the promise itself is a time
+        assert seen.ended_after_s <= BOUND_S + GONE_S
     assert "Traceback" not in seen.stderr
     assert seen.sound
     assert seen.others_unchanged == case.clean
