@@ -146,7 +146,7 @@ def _at(member: ClusterEnv) -> str:
 
 
 _FLAGS = {
-    **dict.fromkeys(("start", "import", "rendezvous"), " (--rendezvous-timeout)"),
+    **dict.fromkeys(("start", "import", "rendezvous", "leave"), " (--rendezvous-timeout)"),
     **dict.fromkeys(("build", "trace", "warmup", "timed", "finish"), " (--step-timeout)"),
 }
 """Phase -> what sets its bound."""

@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from bench import __version__, frameworks, output, provenance
@@ -28,6 +27,7 @@ from bench.lifecycle import RUN_ID
 from bench.measure import measure
 from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
 from bench.ranklog import RankLog
+from bench.stopping import Stopped, ignore_signals, stop_on_signals
 from bench.telemetry import Gpus, ProcessSampler, Sampler
 from bench.workloads import workload
 from bench.workloads.arithmetic import forward_flops
@@ -42,17 +42,7 @@ from strategies.base import Steps, Trainer
 _NO_PROXY = "no_grpc_proxy"
 """gRPC reads it before no_proxy."""
 
-_AGAIN_S = 0.01
-
 _CLOCK_SET = "in some iterations: the host's clock was set while they ran"
-
-
-class _Stopped(BaseException):
-    """SIGTERM or SIGINT: not an Exception, so that nothing between here and `run` swallows it."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
 
 
 def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoReturn:
@@ -132,7 +122,7 @@ class _Member:
             try:
                 self._train()
             finally:
-                _ignore_signals()  # they would cut off the last words
+                ignore_signals()  # they would cut off the last words
             status, code, error = "ok", 0, None
         except PeerLate as problem:
             status, code = "timeout", problem.exit_code
@@ -141,7 +131,7 @@ class _Member:
             status, code, error = "interrupted", problem.exit_code, str(problem)
         except (BenchError, ClusterError) as problem:
             status, code, error = "failed", int(problem.exit_code), str(problem)
-        except _Stopped as stop:
+        except Stopped as stop:
             status, code, error = "interrupted", 128 + stop.signum, f"stopped by {signal.Signals(stop.signum).name}"
         except OSError as problem:
             # What this process needs of others is told by errors of theirs: this is a file, and most likely the shard.
@@ -163,7 +153,7 @@ class _Member:
 
     def _train(self) -> None:
         log, strategy = self._log, self._plan.strategy
-        _stop_on_signals()
+        stop_on_signals()
         log.enter("import")
         forked = frameworks.preloaded()
         frameworks.load()
@@ -180,7 +170,7 @@ class _Member:
         _no_proxy({task.host for task in meeting.cluster.tasks})
         strategy.connect(meeting.exchange)
         meeting.settle()
-        _stop_on_signals()  # MultiWorkerMirroredStrategy replaces the handler by one that ignores SIGTERM
+        stop_on_signals()  # MultiWorkerMirroredStrategy replaces the handler by one that ignores SIGTERM
         sampler = self._start_sampler()
         try:
             log.enter("build")
@@ -343,28 +333,3 @@ def _no_proxy(hosts: set[str]) -> None:
     """Lets gRPC reach the peers themselves: it would ask the proxy that a site sets for the world outside."""
     known = os.environ.get(_NO_PROXY) or os.environ.get("no_proxy")
     os.environ[_NO_PROXY] = ",".join([*([known] if known else []), *sorted(hosts)])
-
-
-def _stop_on_signals() -> None:
-    def stop(signum: int, _frame: FrameType | None) -> None:
-        # Once: a batch system signals every process, and then this one's launcher does so too.
-        _ignore_signals()
-        raise _Stopped(signum)
-
-    def again(unraisable: sys.UnraisableHookArgs) -> None:
-        # It came where Python lets no exception through, as in the callback of a weak reference: once more, elsewhere.
-        problem = unraisable.exc_value
-        if not isinstance(problem, _Stopped):
-            sys.__unraisablehook__(unraisable)
-            return
-        signal.signal(signal.SIGALRM, lambda *_: stop(problem.signum, None))
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-
-    sys.unraisablehook = again
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, stop)
-
-
-def _ignore_signals() -> None:
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
-        signal.signal(signum, signal.SIG_IGN)

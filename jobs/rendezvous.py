@@ -148,8 +148,8 @@ class Rendezvous:
         point = self.cluster.task.address or self.cluster.meeting_points[0]
         where = point if self.cluster.rank == 0 else self.cluster.meeting_points[0]
         error = PeerLate(
-            f"{who} within {self._timeout_s:g} s: look whether all processes were started and what they said, and "
-            f"whether their hosts reach {where}"
+            f"{who} within {round(self._timeout_s, 1):g} s: look whether all processes were started and what they "
+            f"said, and whether their hosts reach {where}"
         )
         if self.cluster.rank == 0:
             for peer in self._peers.values():
