@@ -164,7 +164,7 @@ def test_replicas_that_were_not_averaged_fail_the_run(benchmark: Benchmark) -> N
     patch = "import strategies.mwms as m; m.MultiWorkerMirrored.trainer = m.Independent.trainer"
     done = faulty(benchmark, patch, *TWO)
     assert done.returncode == 4
-    assert "rank 1 in finish" in done.stderr
+    assert "rank 1 in leave" in done.stderr
     assert "not averaged" in done.stderr
     assert benchmark.only_run()["status"] == "failed"
 
