@@ -12,7 +12,7 @@ from jobs.rendezvous import Rendezvous
 cluster = read(os.environ)
 assert cluster is not None
 foretold = cluster.local_rank, cluster.local_size, cluster.local_ranks, cluster.num_nodes
-meeting = Rendezvous(cluster)
+meeting = Rendezvous(cluster, timeout_s=60)
 met = meeting.cluster
 said = {
     "rank": met.rank,
