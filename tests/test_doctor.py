@@ -248,7 +248,7 @@ def test_every_process_comes_to_the_same_end(tmp_path: Path) -> None:
     ports = free_ports(3)
 
     def take_part(rank: int) -> tuple[list[Report], list[Check]]:
-        meeting = Rendezvous(ClusterEnv.local(rank, ports, ["worker"] * 3))
+        meeting = Rendezvous(ClusterEnv.local(rank, ports, ["worker"] * 3), timeout_s=60)
         try:
             return consult(meeting, report(f"host{rank}", f"m{rank}", cores=str(rank)), folders[rank])
         finally:

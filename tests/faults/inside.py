@@ -53,9 +53,11 @@ def entering(phase: str, rank: int, act: Callable[[], None]) -> None:
 
     enter = RankLog.enter
 
-    def then(self: RankLog, entered: str) -> None:
-        enter(self, entered)
-        if entered == phase and self.fields["rank"] == rank:
+    wanted = phase
+
+    def then(self: RankLog, phase: str) -> None:
+        enter(self, phase)
+        if phase == wanted and self.fields["rank"] == rank:
             act()
 
     RankLog.enter = then  # type: ignore[method-assign]
@@ -116,7 +118,7 @@ def device_memory_is_out(_steps: Sequence[Steps]) -> Sequence[Steps]:
     """TensorFlow's own error for a GPU that is full."""
     import tensorflow as tf
 
-    raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor on GPU:0")  # type: ignore[no-untyped-call]
+    raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor on GPU:0")
 
 
 def memory_is_limited(steps: Sequence[Steps]) -> Sequence[Steps]:

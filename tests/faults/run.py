@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -180,9 +181,10 @@ def _clock_library(folder: Path) -> Path:
     return library
 
 
-def _runs(benchmark: Benchmark) -> list[dict[str, object]]:
+def _runs(benchmark: Benchmark) -> list[dict[str, Any]]:
     runs = benchmark.table("runs") if (benchmark.results / "runs").is_dir() else pd.DataFrame({"run_id": []})
-    return runs[runs["run_id"] != EARLIER].to_dict("records")
+    rows: list[dict[str, Any]] = runs[runs["run_id"] != EARLIER].to_dict("records")  # type: ignore[assignment]
+    return rows
 
 
 def _iters(benchmark: Benchmark, run_id: object) -> pd.DataFrame:

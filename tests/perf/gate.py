@@ -56,7 +56,8 @@ def power(random: np.random.Generator, spread: float, count: int, slowdown: floa
 
 def medians(random: np.random.Generator, values: Runs) -> Runs:
     """Medians of resampled runs."""
-    return np.median(random.choice(values, (RESAMPLES, len(values))), axis=1)
+    found: Runs = np.median(random.choice(values, (RESAMPLES, len(values))), axis=1)
+    return found
 
 
 def bootstrap(random: np.random.Generator, values: Runs) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from analysis.stats import median_interval
+from analysis.stats import typical
 from bench import frameworks
 from bench.workloads import MODELS, build_model, workload
 from jobs import launchers
@@ -44,7 +44,7 @@ def plain_loop(batch: int) -> Callable[[], None]:
     images = tf.random.uniform([batch, 28, 28, 1])
     labels = tf.random.uniform([batch], maxval=10, dtype=tf.int32)
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def step() -> Any:
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
@@ -64,7 +64,7 @@ def rank(cluster: ClusterEnv) -> None:
     """One rank's share; rank 0 prints."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[cluster.rank % len(os.sched_getaffinity(0))]})
     frameworks.load()
-    meeting = Rendezvous(cluster)
+    meeting = Rendezvous(cluster, timeout_s=60)
     resources = Resources(
         device_kind="cpu", num_gpus=0, devices=None, gpu_memory_mib=None, intra_op_threads=1, inter_op_threads=1
     )
@@ -120,8 +120,8 @@ def report(batch: int, rates: dict[str, list[float]]) -> None:
         print(f"{name:22} {statistics.median(values):8.0f} images/s ({min(values):.0f} to {max(values):.0f})")
     for name in LOOPS[1:]:
         pairs = [mine / plain for mine, plain in zip(rates[name], rates[LOOPS[0]], strict=True)]
-        span = median_interval(pairs)
-        print(f"{name} / {LOOPS[0]}: {statistics.median(pairs):.3f} (95% interval {span.low:.3f} to {span.high:.3f})")
+        ratio = typical(pairs)
+        print(f"{name} / {LOOPS[0]}: {ratio.value:.3f} (95% interval {ratio.low:.3f} to {ratio.high:.3f})")
 
 
 def main() -> int:

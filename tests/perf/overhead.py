@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from analysis.stats import median_interval
+from analysis.stats import typical
 from bench import frameworks
 from bench.clock import Clock
 from bench.measure import Schedule, measure
@@ -42,7 +42,7 @@ def bare_loop(job: Workload) -> Callable[[], None]:
     weights = [variable.value for variable in model.trainable_variables]
     iterator = iter(job.build_input(Shard(first=0, count=1, total=1)))
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def steps() -> Any:
         loss = tf.constant(0.0)
         for _ in tf.range(STEPS):
@@ -96,7 +96,7 @@ def our_loop(job: Workload, folder: Path, *, telemetry: bool) -> Callable[[], fl
         measure(trainer, schedule, clock, on_traced=lambda: None, on_warm=lambda: None, on_iter=keep)
         if telemetry:
             sampler.stop()
-        return (rows[-1]["t_start_ns"] - rows[1]["t_start_ns"]) / 1e9 + float(rows[-1]["duration_s"])
+        return float(rows[-1]["t_start_ns"] - rows[1]["t_start_ns"]) / 1e9 + float(rows[-1]["duration_s"])
 
     return run
 
@@ -110,11 +110,6 @@ def timed(loop: Callable[[], object]) -> Callable[[], float]:
         return time.perf_counter() - start
 
     return run
-
-
-def _interval(values: list[float]) -> str:
-    interval = median_interval(values)
-    return f"{interval.low:.3f} to {interval.high:.3f}"
 
 
 def main() -> int:
@@ -156,7 +151,8 @@ def main() -> int:
         ("bench", "keras fit"),
     ):
         pairs = [ours / theirs for ours, theirs in zip(rates[name], rates[other], strict=True)]
-        print(f"{name} / {other}: {statistics.median(pairs):.3f} (95% interval {_interval(pairs)})")
+        ratio = typical(pairs)
+        print(f"{name} / {other}: {ratio.value:.3f} (95% interval {ratio.low:.3f} to {ratio.high:.3f})")
     return 0
 
 
