@@ -55,7 +55,7 @@ def test_a_run_records_all_that_it_measured(
     assert set(ranks["retraces"].dropna()) == {0}
     served = strategy == "ps"
     for column in RANKS:
-        if column.name not in ("error", "gpu_peak_mem_used_bytes"):
+        if column.name not in ("error", "stacks", "gpu_peak_mem_used_bytes"):
             assert ranks[column.name].notna().all() or (served and column.name in reasons), column.name
             assert ranks[column.name].notna()[0] or column.name == "framework_peak_mem_bytes", column.name
     assert list(ranks["num_devices"] > 0) == [rank in training for rank in range(processes)]
