@@ -141,7 +141,8 @@ class _Member:
             if self._plan.config.output.debug:
                 traceback.print_exc()
             error, code = f"{type(problem).__name__}: {gist(str(problem))}", int(ExitCode.WORKLOAD)
-            missed = any(words in error for words in self._plan.strategy.peer_errors)
+            said = f"{type(problem).__name__}: {problem}"
+            missed = any(words in said for words in self._plan.strategy.peer_errors)
             full = type(problem).__name__ in ("ResourceExhaustedError", "MemoryError")
             status = "oom" if full else "interrupted" if missed else "failed"
         spoken = self._log.end(status=status, error=error, exit_code=code)

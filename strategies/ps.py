@@ -25,7 +25,7 @@ class ParameterServer(Strategy):
     synchronous = False
     one_process = False
     knobs = frozenset({"num_ps"})
-    peer_errors = ("UnavailableError", "AbortedError")
+    peer_errors = ("UnavailableError", "AbortedError", "CancelledError", "from remote target")
     no_xla = "the weights that the step reads live on other hosts"
 
     @classmethod
