@@ -30,6 +30,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _WORKERS_BLOCK = (signal.SIGUSR1,)
 """A batch system sends it to every process; what it means, the launcher tells its workers."""
 
+_SETTLE_S = 0.5
+"""From the first failure to telling the others to stop."""
+
 _LOOK_S = 1.0
 """Time between two looks at the deadlines."""
 
@@ -175,6 +178,14 @@ class _Job:
                     return
                 look_at = now + _LOOK_S
             self._handle(self._selector.select(max(0.0, min(look_at, time_limit) - now)))
+        # Who fails first may only have missed another, which is then about to end by itself: it must not look told.
+        self._listen(_SETTLE_S)
+
+    def _listen(self, patience_s: float) -> None:
+        """Returns when none runs, or in time."""
+        deadline = time.monotonic() + patience_s
+        while self._running and (left := deadline - time.monotonic()) > 0:
+            self._handle(self._selector.select(left))
 
     def stop(self) -> None:
         """Ends what still runs, and reads what it still has to say."""
@@ -185,9 +196,7 @@ class _Job:
                 # Who is stuck hears nothing, and would be waited for in vain.
                 stuck = rank in outcome.overdue or outcome.told[rank].stopped
                 _signal_group(pid, signal.SIGKILL if stuck else signum)
-            deadline = time.monotonic() + patience
-            while self._running and (left := deadline - time.monotonic()) > 0:
-                self._handle(self._selector.select(left))
+            self._listen(patience)
         # All are gone. A grandchild may still hold a pipe open, so take what is there and don't wait for its end.
         while events := self._selector.select(0):
             self._handle(events)

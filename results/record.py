@@ -208,16 +208,19 @@ def _verdict(
     if failed and late and not {row["status"] for row in failed} & {"failed", "oom"}:
         return _late(failed, ending, done)
     if failed:
+        told = {*ending.told} - {*killed}
 
         def blame(row: Mapping[str, Any]) -> tuple[bool, bool, bool, bool]:
             # Who missed another or waited for it is not to blame as long as anybody else is, nor who was told to stop.
             # Who watched a rank knows that it was killed or stopped: what the others met came of that.
-            waited = _missed_another(row) or row["status"] == "timeout"
-            told = row["status"] == "interrupted"
-            return waited, told, row["rank"] not in killed, row["rank"] != ending.first_failed
+            stopped = row["status"] == "interrupted"
+            waited = _missed_another(row) or row["status"] == "timeout" or (stopped and row["rank"] in told)
+            return waited, stopped, row["rank"] not in killed, row["rank"] != ending.first_failed
 
         bad = min(failed, key=blame)
-        if _missed_another(bad):
+        missed = sorted(filter(_missed_another, failed), key=lambda row: row["rank"] != ending.first_failed)
+        if blame(bad)[0] and missed:
+            bad = missed[0]
             error = f"every rank that failed says that another one has; rank {bad['rank']}: {bad['error']}"
             return _outcome("failed", ExitCode.WORKLOAD, error)
         code = bad.get("exit_code") or ExitCode.WORKLOAD

@@ -183,6 +183,15 @@ def test_who_watched_a_stopped_rank_elsewhere_says_that_it_missed_its_bound() ->
     assert error.startswith("a rank made no progress in time: rank 1 (b) is stopped, rank 0 (a) in timed; look at")
 
 
+def test_who_was_told_to_stop_is_not_to_blame_for_what_another_missed() -> None:
+    missed = rank(0, status="interrupted", exit_code=4, phase="timed", error="peer is gone")
+    told = rank(1, status="interrupted", exit_code=143, phase="timed", error="stopped by SIGTERM")
+    ending = Ending(exit_codes={0: 4, 1: 143}, first_failed=0, told=[1])
+    assert verdict(ended(missed, told, ending=ending)) == ("failed", 4, None, None)
+    by_hand = Ending(exit_codes={0: 4, 1: 143}, first_failed=0)
+    assert verdict(ended(missed, told, ending=by_hand)) == ("interrupted", 143, 1, "timed")
+
+
 def test_one_who_is_stopped_while_nobody_waits_for_it_misses_its_own_bound() -> None:
     stopped = rank(0, status=..., exit_code=..., phase="timed")
     served = rank(1, status="interrupted", exit_code=143, phase="serve", error="stopped by SIGTERM")
