@@ -141,6 +141,8 @@ def workers(
     *,
     in_fork: Callable[[], int] | None = None,
 ) -> list[Worker]:
+    """The processes to start for a run: each the command `argv`, or a fork that calls `in_fork`, with the environment
+    `env` and what it is told besides."""
     config = launch_plan.plan.config
     common = {name: value for name, value in env.items() if name != "TF_CONFIG"} | {
         LAUNCHER_PID: str(os.getpid()),

@@ -178,8 +178,6 @@ class _Job:
                     return
                 look_at = now + _LOOK_S
             self._handle(self._selector.select(max(0.0, min(look_at, time_limit) - now)))
-        # Who fails first may only have missed another, which is then about to end by itself: it must not look told.
-        self._listen(_SETTLE_S)
 
     def _listen(self, patience_s: float) -> None:
         """Returns when none runs, or in time."""
@@ -190,6 +188,9 @@ class _Job:
     def stop(self) -> None:
         """Ends what still runs, and reads what it still has to say."""
         outcome = self.outcome
+        if outcome.first_failure is not None:
+            # It may only have missed another, which is then about to end by itself and must not look told.
+            self._listen(_SETTLE_S)
         outcome.told = self._watchdog.examine(self._running, stacks=outcome.timed_out or bool(outcome.overdue))
         for signum, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
             for rank, pid in self._running.items():

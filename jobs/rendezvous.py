@@ -145,11 +145,9 @@ class Rendezvous:
         return f"rank {rank}{f' ({address})' if address else ''}"
 
     def _late(self, who: str) -> PeerLate:
-        point = self.cluster.task.address or self.cluster.meeting_points[0]
-        where = point if self.cluster.rank == 0 else self.cluster.meeting_points[0]
         error = PeerLate(
             f"{who} within {round(self._timeout_s, 1):g} s: look whether all processes were started and what they "
-            f"said, and whether their hosts reach {where}"
+            f"said, and whether their hosts reach {self.cluster.meeting_points[0]}"
         )
         if self.cluster.rank == 0:
             for peer in self._peers.values():

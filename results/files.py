@@ -60,6 +60,7 @@ def without_copies(paths: Sequence[Path]) -> list[Path]:
 
 
 def runs_or_name(path: Path) -> frozenset[str]:
+    """The runs whose rows a file says it holds, or the one that it is named after where it cannot say."""
     try:
         return runs_of(path)
     except (OSError, ValueError, Foreign):

@@ -16,10 +16,10 @@ from results.store import ShardContent, StoreError, join
 Tables = dict[str, list[dict[str, Any]]]
 
 _MOST_RANKS = 1 << 20
+"""More than any job has: a shard that says so is damaged."""
 
 RUN_SHARD = "run"
 """Name of the shard that belongs to no rank: what the launcher knows."""
-
 
 _NAMED = 8
 """Ranks that an error names."""

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -176,8 +175,7 @@ def _mend(case: Case, folder: Path, benchmark: Benchmark) -> None:
 def _clock_library(folder: Path) -> Path:
     (folder / "clock").write_bytes(bytes(8))
     source, library = Path(__file__).with_name("clock.c"), folder / "clock.so"
-    compiler = shutil.which("gcc") or "g++"
-    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(library), "-ldl"], check=True)
+    subprocess.run(["gcc", "-shared", "-fPIC", str(source), "-o", str(library), "-ldl"], check=True)
     return library
 
 
