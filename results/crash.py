@@ -62,7 +62,7 @@ def look(root: Path, older_than_s: float) -> Left:
             if len(files.without_copies(paths)) < len(paths):
                 left.copies.append((table, day))
     probes = (root / name for name in folders.listed(root) if name.startswith(".probe-"))
-    left.temporaries += [path for path in probes if _modified(path) <= bound]
+    left.temporaries += [path for path in probes if _is_old(path, bound)]
     return left
 
 
@@ -82,6 +82,7 @@ def _written(path: Path, shard: ShardContent, bound: float) -> bool:
 
 
 def _modified(path: Path) -> float:
+    """0 where it is gone."""
     try:
         return path.lstat().st_mtime
     except FileNotFoundError:
@@ -94,7 +95,12 @@ def _is_left(path: Path, left: Left, bound: float) -> bool:
     run_id = path.name[1:].partition(".parquet")[0]
     # We hold the lock that a compaction holds.
     known = run_id in left.visible or run_id in left.abandoned or run_id.startswith(files.COMPACTED)
-    return known or (run_id not in left.live and _modified(path) <= bound)
+    return known or (run_id not in left.live and _is_old(path, bound))
+
+
+def _is_old(path: Path, bound: float) -> bool:
+    """Not so of a file that has got its name since it was listed."""
+    return 0 < _modified(path) <= bound
 
 
 def tell(left: Left) -> list[Finding]:

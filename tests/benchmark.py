@@ -17,6 +17,8 @@ import psutil
 ROOT = Path(__file__).parents[1]
 BOUND_S = 120
 MARKER = "TESTED_BY"
+MAY_MOUNT = os.geteuid() == 0
+"""A file system of a test's own, with little room or none to write, needs root."""
 SMALL = ("--num-warmup-batches=3", "--num-batches-per-iter=2", "--num-iters=3", "--batch-size=8", "--device=cpu")
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from results import folders
 from results.check import check, main
 from results.finding import Finding
 from results.schema import SCHEMA_VERSION
@@ -306,6 +307,17 @@ def test_temporaries_are_removed_only_when_nobody_writes_them(tmp_path: Path, mo
     assert removed == {".verified.parquet.ab12.tmp", ".probe-ab12"}
     assert [path.name for path in day.glob(".*")] == [".L.parquet.ab12.tmp"]
     live.close()
+
+
+def test_a_file_that_gets_its_name_while_we_look_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_run(tmp_path)
+    listed = folders.listed
+
+    def listed_before_it(folder: Path) -> list[str]:
+        return [*listed(folder), ".begun-meanwhile.parquet.ab12.tmp"] if folder.name == DAY else listed(folder)
+
+    monkeypatch.setattr(folders, "listed", listed_before_it)
+    assert found(tmp_path, recover=True) == []
 
 
 def test_shards_that_make_no_rows_stay_and_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,11 @@ class Case:
     """The runs that were in the store before are left as they were."""
 
     @property
+    def mounts(self) -> bool:
+        """Only root may do it."""
+        return self.small_disk or self.outside is outside.directory_is_read_only
+
+    @property
     def name(self) -> str:
         return f"{self.fault}, {self.strategy}"
 

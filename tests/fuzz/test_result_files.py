@@ -23,6 +23,7 @@ from results.schema import RUN_TABLES
 from results.store import Store, StoreError
 from tests.fuzz import costly, hostile_texts, is_one_line
 from tests.synthetic_store import add_run
+from tests.test_record import RUN
 
 Damage = Callable[[bytes], bytes]
 
@@ -50,17 +51,6 @@ damages = (
     | st.builds(insert, shares, st.binary(max_size=20))
     | st.binary(max_size=40).map(lambda data: lambda _: data)
 )
-
-
-RUN = {
-    "started_at": 1_777_636_800.0,
-    "config": {"seed": 1},
-    "num_processes": 2,
-    "synchronous": True,
-    "device_kind": "cpu",
-    "provenance": {"cpu_model": "A CPU"},
-    "null_reasons": {"x": "y"},
-}
 
 
 def write_shards(store: Store) -> Path:

@@ -10,13 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tests.benchmark import ROOT
+from tests.benchmark import MAY_MOUNT, ROOT
 from tests.faults.cases import BOUND_S, HASTY, Case, cases
 from tests.faults.run import GONE_S, NOTHING, Outcome, perform
 
 pytestmark = pytest.mark.processes
 
 CASES = list(cases())
+ROOTS = pytest.mark.skipif(not MAY_MOUNT, reason="only root may mount a file system")
 AT_ONCE = 3
 TABLE = ROOT / "docs" / "faults.md"
 BEGIN, END = "<!-- the matrix -->\n", "<!-- end of the matrix -->\n"
@@ -34,11 +35,15 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def _is_case(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and item.function is test_a_fault
+    if not isinstance(item, pytest.Function) or item.function is not test_a_fault:
+        return False
+    return MAY_MOUNT or not item.callspec.params["case"].mounts
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name, marks=[ROOTS] if case.mounts else []) for case in CASES]
+)
 def test_a_fault(case: Case, outcomes: dict[str, Future[Outcome]]) -> None:
     seen = outcomes[case.name].result()
     print(seen.stderr)
