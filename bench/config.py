@@ -24,6 +24,10 @@ _MOST = (1 << 31) - 1
 """Steps, images, seeds: what fits the tables and the frameworks."""
 
 
+_LARGEST_IMAGE, _MOST_CLASSES = 4096, 1_000_000
+"""More than any network of ours is for, and little enough that one image and one layer fit into memory."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkloadConfig:
     """What is trained."""
@@ -31,7 +35,13 @@ class WorkloadConfig:
     strategy: str = "single"
     """How training is distributed: single, independent, mirrored, mwms, central, ps or horovod."""
     model: str = "mnist_cnn"
-    """Model: mnist_cnn, cifar_cnn, vgg16, vgg19 or vgg16_cifar."""
+    """Model: mnist_cnn, digits_cnn, transfer_cnn, fashion_cnn, lenet5, cifar_cnn, alexnet, small_xception, vgg16, vgg19,
+    vgg16_cifar, mobilenetv2_mnist, or keras:NAME of keras.applications, as keras:ResNet50; python -m bench.workloads
+    lists all."""
+    image_size: int | None = None
+    """Height and width of the images [pixels]; data is resized to it. None is the model's own."""
+    num_classes: int | None = None
+    """Classes that the model tells apart; the data may have fewer. None is the model's own."""
     dataset: str = "synthetic"
     """Images: synthetic, digits, mnist, fashion_mnist or cifar10."""
     data_dir: Path | None = None
@@ -46,6 +56,9 @@ class WorkloadConfig:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.global_batch_size is not None:
             raise UsageError("--batch-size (per device) and --global-batch-size exclude each other: give one of them")
+        _positive("--image-size", self.image_size, _LARGEST_IMAGE)
+        if self.num_classes is not None and not 2 <= self.num_classes <= _MOST_CLASSES:  # noqa: PLR2004
+            raise UsageError(f"--num-classes is {self.num_classes}: give a whole number from 2 to {_MOST_CLASSES}")
         _positive("--batch-size", self.batch_size)
         _positive("--global-batch-size", self.global_batch_size)
         _at_least("--seed", self.seed, 0)

@@ -10,6 +10,7 @@ from typing import Any
 from bench.config import MachineConfig, RunConfig
 from bench.errors import EnvironmentFault, UsageError
 from bench.measure import Schedule
+from bench.workloads import ModelSpec
 from bench.workloads import check as check_workload
 from jobs.cluster import ClusterEnv
 from results.schema import SCHEMA_VERSION
@@ -46,6 +47,8 @@ class Plan:
             "synchronous": strategy.synchronous,
             "requested_all_reduce": strategy.requested_all_reduce,
             "model": config.workload.model,
+            "image_size": self.model.image_size,
+            "num_classes": self.model.num_classes,
             "dataset": config.workload.dataset,
             "batch_per_device": self.batch_per_device,
             "global_batch": self.global_batch,
@@ -73,6 +76,11 @@ class Plan:
             "config": config.as_dict() | self._resolved(),
         }
 
+    @property
+    def model(self) -> ModelSpec:
+        """What is trained, for the images and classes asked for."""
+        return chosen_model(self.config)
+
     def fingerprint(self) -> str:
         """16 hex digits over what must be the same on every rank: what is trained, how it is timed, on what."""
         config = self.config
@@ -84,6 +92,8 @@ class Plan:
         """The settings that were left to us, as they were decided."""
         strategy, strong = self.strategy, self.config.workload.global_batch_size
         return {
+            "image_size": self.model.image_size,
+            "num_classes": self.model.num_classes,
             "batch_size": None if strong else self.batch_per_device,
             "num_workers": sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks),
             "num_ps": strategy.num_ps or None,
@@ -133,8 +143,16 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
     """The strategy in its place, checked. Raises UsageError for names and combinations that cannot run."""
     strategy = load(config.workload.strategy)(cluster, resources, config.exchange, config.numerics)
     strategy.check()
-    check_workload(config.workload.model, config.workload.dataset, config.workload.data_dir)
+    chosen_model(config)
     return strategy
+
+
+def chosen_model(config: RunConfig) -> ModelSpec:
+    """The model of a configuration, checked against its data. Raises UsageError."""
+    asked = config.workload
+    return check_workload(
+        asked.model, asked.dataset, asked.data_dir, image_size=asked.image_size, num_classes=asked.num_classes
+    )
 
 
 def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, num_cores: int) -> Plan:

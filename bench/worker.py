@@ -30,7 +30,6 @@ from bench.ranklog import RankLog
 from bench.stopping import Stopped, ignore_signals, stop_on_signals
 from bench.telemetry import Gpus, ProcessSampler, Sampler
 from bench.workloads import workload
-from bench.workloads.arithmetic import forward_flops
 from jobs import mpi, watchdog
 from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, SCRATCH, STARTED_NS, ClusterEnv, ClusterError
 from jobs.launch import die_with_launcher
@@ -197,6 +196,8 @@ class _Member:
         plan, settings = self._plan, self._plan.config.workload
         job = workload(
             model=settings.model,
+            image_size=settings.image_size,
+            num_classes=settings.num_classes,
             dataset=settings.dataset,
             data_dir=settings.data_dir,
             seed=settings.seed,
@@ -258,6 +259,7 @@ class _Member:
             evidence.save(folder, self._rank, updates=trainer.updates(), weights=trainer.weights(0))
         if self._rank == 0:
             self._describe_exchange(trainer.all_reduce())
+            self._count_flops(trainer.model)
 
     @property
     def _rank(self) -> int:
@@ -310,17 +312,25 @@ class _Member:
     def _describe_model(self, model: Any) -> None:
         weights = [variable.value for variable in model.trainable_variables]
         fields, reasons = provenance.of_frameworks()
-        flops = forward_flops(model)
-        if flops is None:
-            reasons["flops_per_image"] = "the model holds a layer whose arithmetic is not known"
         self._log.shard.update_run(
             num_params=int(model.count_params()),
             trainable_params=sum(int(weight.shape.num_elements()) for weight in weights),
             gradient_bytes=sum(int(weight.shape.num_elements()) * weight.dtype.size for weight in weights),
-            flops_per_image=flops,
             provenance=fields,
             null_reasons=reasons,
         )
+
+    def _count_flops(self, model: Any) -> None:
+        """Last, for it traces the model once more, for seconds where that is large."""
+        from bench.workloads.arithmetic import Uncounted, count_flops
+
+        try:
+            flops = count_flops(model)
+        except Uncounted as why:
+            reasons = dict.fromkeys(("flops_per_image", "train_flops_per_image"), str(why))
+            self._log.shard.update_run(null_reasons=reasons)
+        else:
+            self._log.shard.update_run(flops_per_image=flops.forward, train_flops_per_image=flops.train)
 
     def _describe_exchange(self, all_reduce: str | None) -> None:
         strategy = self._plan.strategy

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,14 @@ RUNS = (
     Column("requested_all_reduce", "string", "the collective asked for; null where gradients are not all-reduced"),
     Column("actual_all_reduce", "string", "the collective that the traced step holds"),
     Column("model", "string", "as in --model"),
+    Column("image_size", "int64", "height and width of the images that the model takes [pixels]"),
+    Column("num_classes", "int64", "classes that the model tells apart"),
     Column("dataset", "string", "as in --dataset"),
     Column("num_params", "int64", "all weights of the model"),
     Column("trainable_params", "int64", "weights that are trained"),
     Column("gradient_bytes", "int64", "bytes of gradient one replica makes a step"),
-    Column("flops_per_image", "int64", "FLOPs of one forward pass, counted layer by layer (1 multiply-add = 2)"),
+    Column("flops_per_image", "int64", "FLOPs of one forward pass, counted in its graph (1 multiply-add = 2)"),
+    Column("train_flops_per_image", "int64", "FLOPs of one forward pass and the backward pass of what is trained"),
     Column("batch_per_device", "int64", "images a device and step"),
     Column("global_batch", "int64", "images all devices and step"),
     Column("num_warmup_batches", "int64", "steps before the timed ones, every rank"),
@@ -228,6 +231,8 @@ COMPARABLE_FIELDS = (
     "strategy",
     "requested_all_reduce",
     "model",
+    "image_size",
+    "num_classes",
     "dataset",
     "trainable_params",
     "batch_per_device",

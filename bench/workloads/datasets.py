@@ -46,6 +46,8 @@ class Dataset:
     """Paths below --data-dir; a name with alternatives separates them by '|'."""
     fetch: str = ""
     """The Keras module whose load_data() fetches the files where there is internet."""
+    made_up: bool = False
+    """The labels mean nothing, so a model with fewer classes can be given them modulo its own."""
 
     def find(self, data_dir: Path | None) -> list[Path]:
         """The files of the data set. Raises UsageError, which says what is missing and how to get it."""
@@ -153,7 +155,7 @@ def _cifar10(files: list[Path], _shape: Shape, _seed: int) -> Images:
 _FASHION = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
 
 DATASETS = {
-    "synthetic": Dataset(_CLASSES, _synthetic),
+    "synthetic": Dataset(_CLASSES, _synthetic, made_up=True),
     "digits": Dataset(_CLASSES, _digits),
     "mnist": Dataset(_CLASSES, _mnist, ("mnist.npz",), "mnist"),
     "fashion_mnist": Dataset(
