@@ -7,6 +7,7 @@ dashes: `num-iters = 20` or `num_iters = 20`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,23 @@ class WorkloadConfig:
         _positive("--batch-size", self.batch_size)
         _positive("--global-batch-size", self.global_batch_size)
         _at_least("--seed", self.seed, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How it is trained."""
+
+    phase: Literal["train", "forward"] = "train"
+    """What a step is: train is forward and backward pass, exchange and update; forward is inference, and changes
+    nothing."""
+    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"] = "sgd"
+    """What changes the weights, as Keras has it: momentum and nesterov are sgd with momentum 0.9."""
+    lr: float | None = None
+    """Learning rate. None is 0.01 for sgd, momentum and nesterov, 0.001 for adam, adamw and rmsprop."""
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise UsageError(f"--lr is {self.lr:g}: give a finite number above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +169,7 @@ class RunConfig:
     workload: OmitArgPrefixes[WorkloadConfig] = field(default_factory=WorkloadConfig)
     exchange: OmitArgPrefixes[ExchangeConfig] = field(default_factory=ExchangeConfig)
     numerics: OmitArgPrefixes[NumericsConfig] = field(default_factory=NumericsConfig)
+    training: OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
     measure: OmitArgPrefixes[MeasureConfig] = field(default_factory=MeasureConfig)
     machine: OmitArgPrefixes[MachineConfig] = field(default_factory=MachineConfig)
     output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
@@ -159,7 +178,7 @@ class RunConfig:
 
     def groups(self) -> tuple[Any, ...]:
         """The sections."""
-        return self.workload, self.exchange, self.numerics, self.measure, self.machine, self.output
+        return self.workload, self.exchange, self.numerics, self.training, self.measure, self.machine, self.output
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by its flag's name, in plain JSON types."""

@@ -11,6 +11,7 @@ from bench.config import MachineConfig, RunConfig
 from bench.errors import EnvironmentFault, UsageError
 from bench.measure import Schedule
 from bench.workloads import check as check_workload
+from bench.workloads.optimizers import OPTIMIZERS
 from jobs.cluster import ClusterEnv
 from results.schema import SCHEMA_VERSION
 from strategies import load
@@ -33,6 +34,12 @@ class Plan:
     cores_per_device: float
     """CPU cores a replica can really use: fewer where workers share cores or a quota is set."""
 
+    @property
+    def learning_rate(self) -> float:
+        """That of the flag, or the optimizer's own."""
+        training = self.config.training
+        return training.lr if training.lr is not None else OPTIMIZERS[training.optimizer].learning_rate
+
     def run_fields(self) -> dict[str, Any]:
         """What is known of the row of `runs` before anything has started."""
         config, strategy = self.config, self.strategy
@@ -52,6 +59,9 @@ class Plan:
             "num_warmup_batches": self.schedule.num_warmup_batches,
             "num_batches_per_iter": self.schedule.num_batches_per_iter,
             "num_iters": self.schedule.num_iters,
+            "phase": config.training.phase,
+            "optimizer": None if config.training.phase == "forward" else config.training.optimizer,
+            "learning_rate": None if config.training.phase == "forward" else self.learning_rate,
             "precision": strategy.numerics.precision,
             "xla": strategy.numerics.xla,
             "num_nodes": strategy.cluster.num_nodes,
@@ -76,7 +86,8 @@ class Plan:
     def fingerprint(self) -> str:
         """16 hex digits over what must be the same on every rank: what is trained, how it is timed, on what."""
         config = self.config
-        said = [asdict(group) for group in (config.workload, config.exchange, config.numerics, config.measure)]
+        groups = (config.workload, config.exchange, config.numerics, config.training, config.measure)
+        said = [asdict(group) for group in groups]
         text = json.dumps([*said, self.num_devices, self.strategy.resources.device_kind], default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ RUNS = (
     Column("num_warmup_batches", "int64", "steps before the timed ones, every rank"),
     Column("num_batches_per_iter", "int64", "steps in one compiled call"),
     Column("num_iters", "int64", "timed iterations asked for"),
+    Column("phase", "string", "train: forward and backward pass, exchange, update; forward: the forward pass alone"),
+    Column("optimizer", "string", "what changes the weights; null in the forward phase"),
+    Column("learning_rate", "float64", "of the optimizer; null in the forward phase"),
     Column("precision", "string", "arithmetic of the layers: fp32, bf16, fp16 or tf32"),
     Column("xla", "bool", "forward and backward pass were compiled by XLA"),
     Column("num_nodes", "int64", "hosts"),
@@ -233,6 +236,8 @@ COMPARABLE_FIELDS = (
     "batch_per_device",
     "global_batch",
     "num_batches_per_iter",
+    "phase",
+    "optimizer",
     "precision",
     "xla",
     "num_nodes",
