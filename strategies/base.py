@@ -91,6 +91,18 @@ class Shard:
     total: int
 
 
+class Data(Protocol):
+    """The images of a workload, as far as a run's record tells of them."""
+
+    num_samples: int
+
+    def sharding(self, readers: int) -> str | None:
+        """How so many processes share them: by `file`, by `record`, or None where each holds all in memory."""
+
+    def fault(self, error: Exception) -> str | None:
+        """What in the files made the framework raise that while training, on one line; None where it was not they."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """The training to run, the same under every strategy."""
@@ -103,6 +115,8 @@ class Workload:
     """Makes the tf.data pipeline of a shard: each element is (images [b, h, w, c] float32 in [0, 1], labels [b] int32,
     samples [b] int32, the positions of the images in the data set) of one replica and one step, replicas in order
     within a step."""
+    data: Data
+    """What the input is made from."""
     global_batch: int
     """Images all replicas train a step."""
     numerics: NumericsConfig

@@ -91,15 +91,16 @@ def workload(
     """
     import keras
 
-    from bench.workloads.pipeline import fit_to_model, image_batches
+    from bench.workloads.source import open_source
     from strategies.base import Workload
 
     spec = check(model, dataset, data_dir)
-    images, labels = fit_to_model(DATASETS[dataset].load(data_dir, spec.input_shape, seed), spec.input_shape)
+    data = open_source(dataset, data_dir, spec.input_shape, seed)
     return Workload(
         build_model=lambda: build_model(spec, seed, numerics.precision, dropout=not provable),
         build_optimizer=lambda: keras.optimizers.SGD(LEARNING_RATE),
-        build_input=lambda shard: image_batches(images, labels, shard, batch=batch_per_device, steps=steps, seed=seed),
+        build_input=lambda shard: data.batches(shard, batch=batch_per_device, steps=steps),
+        data=data,
         global_batch=global_batch,
         numerics=numerics,
         provable=provable,
