@@ -95,7 +95,9 @@ class TrainingConfig:
                 "never be the scaled one"
             )
         if self.save_model is not None and not self.save_model.name.endswith(MODEL_FILES):
-            raise UsageError(f"--save-model is {str(self.save_model)!r}: give a name that ends in .weights.h5 or .keras")
+            raise UsageError(
+                f"--save-model is {str(self.save_model)!r}: give a name that ends in .weights.h5 or .keras"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

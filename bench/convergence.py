@@ -55,33 +55,20 @@ def reached(evaluation: Evaluation, target: float | None) -> bool:
     return target is not None and evaluation.accuracy >= target
 
 
-@dataclass(frozen=True, kw_only=True)
-class LearningRate:
-    """The rate of each update: `first` to `peak` in a straight line over `warmup_updates`, then `peak`.
-
-    Goyal et al. 2017, "Accurate, Large Minibatch SGD": when the batch is multiplied by k, multiply the rate by k, and
-    get there gradually over some epochs.
-    """
-
-    first: float
-    peak: float
-    warmup_updates: int = 0
-
-    def at(self, update: int) -> float:
-        """The rate of an update, counted from 0."""
-        progress = min(1.0, update / self.warmup_updates) if self.warmup_updates else 1.0
-        return self.first + (self.peak - self.first) * progress
-
-
 def scaled_rate(rate: float, scaling: str, images_of_update: int) -> float:
-    """The rate after warm-up: under linear scaling `rate` is meant for SCALING_BATCH images.
-
-    `images_of_update` are those whose mean gradient changes the weights at once: the global batch, and where workers
-    do not wait for each other the batch of one.
-    """
+    """The learning rate of updates with the mean gradient of so many images: under linear scaling `rate` is meant for
+    SCALING_BATCH of them (Goyal et al. 2017, "Accurate, Large Minibatch SGD"), else for as many as there are."""
     return rate * images_of_update / SCALING_BATCH if scaling == "linear" else rate
 
 
-def warmup_updates(epochs: int, num_samples: int, images_of_update: int) -> int:
-    """Updates in so many epochs."""
-    return -(-epochs * num_samples // images_of_update)
+@dataclass(frozen=True, kw_only=True)
+class RateWarmup:
+    """Over its first epochs a training's rate rises in a straight line from `first`, as Goyal et al. have it."""
+
+    first: float
+    epochs: int
+    images_of_update: int
+
+    def updates(self, num_samples: int) -> int:
+        """Updates before the first one at the final rate, of a data set of so many images."""
+        return -(-self.epochs * num_samples // self.images_of_update)

@@ -127,6 +127,8 @@ class Workload:
     element is (images [b, h, w, c], labels [b], weights [b] float32) of one replica and one step, replicas in order
     within a step, as `build_input` has them. A weight is 1 for an image that counts and 0 for one that fills a batch;
     all shards together hold every test image once. None where nothing is evaluated."""
+    num_test_samples: int = 0
+    """Test images."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Importing this package loads no framework; the builders do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError, unknown_name
 from bench.workloads.datasets import DATASETS
+from bench.workloads.optimizers import OPTIMIZERS, build_optimizer, rising
 
 if TYPE_CHECKING:
+    from bench.convergence import RateWarmup
     from strategies.base import NumericsConfig, Workload
-
-LEARNING_RATE = 0.01
-"""Of plain SGD."""
 
 _DTYPE_POLICIES = {"fp32": "float32", "tf32": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 """Precision -> Keras's name; TF32 is a property of the device."""
@@ -43,14 +43,17 @@ MODELS = {
 }
 
 
-def check(model: str, dataset: str, data_dir: Path | None) -> ModelSpec:
-    """The model's row of the table. Raises UsageError for a name that no table holds and for a missing data file."""
+def check(model: str, dataset: str, data_dir: Path | None, *, evaluated: bool = False) -> ModelSpec:
+    """The model's row of the table. Raises UsageError for a name that no table holds and for a missing data file, that
+    of the test images too where there is to be an evaluation."""
     if model not in MODELS:
         raise unknown_name("model", model, MODELS)
     if dataset not in DATASETS:
         raise unknown_name("dataset", dataset, DATASETS)
     spec = MODELS[model]
     DATASETS[dataset].find(data_dir)
+    if evaluated:
+        DATASETS[dataset].find(data_dir, "test")
     if DATASETS[dataset].num_classes > spec.num_classes:
         classes = DATASETS[dataset].num_classes
         raise UsageError(f"dataset {dataset!r} has {classes} classes but model {model!r} has {spec.num_classes}")
@@ -80,28 +83,39 @@ def workload(
     seed: int,
     batch_per_device: int,
     global_batch: int,
-    steps: int,
+    steps: Callable[[int], int],
     numerics: NumericsConfig,
+    optimizer: str = "sgd",
+    learning_rate: float = OPTIMIZERS["sgd"].learning_rate,
+    rate_warmup: RateWarmup | None = None,
+    evaluated: bool = False,
     provable: bool = False,
 ) -> Workload:
-    """The training that every strategy runs, with input for `steps` steps. Loads TensorFlow.
+    """The training that every strategy runs, with input for as many steps as `steps` says for the number of images.
+    Loads TensorFlow.
 
-    A `provable` one keeps which samples it trains, and leaves out dropout: replicas draw different numbers.
+    An `evaluated` one has test images, none of which it trains. A `provable` one keeps which samples it trains, and
+    leaves out dropout: replicas draw different numbers.
     Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be used.
     """
-    import keras
-
     from bench.workloads.source import open_source
     from strategies.base import Workload
 
     spec = check(model, dataset, data_dir)
-    data = open_source(dataset, data_dir, spec.input_shape, seed)
+    data = open_source(dataset, data_dir, spec.input_shape, seed, "rest" if evaluated else "train")
+    test = open_source(dataset, data_dir, spec.input_shape, seed, "test") if evaluated else None
+    num_steps = steps(data.num_samples)
+    rate: Any = learning_rate
+    if rate_warmup is not None:
+        rate = rising(rate_warmup.first, learning_rate, rate_warmup.updates(data.num_samples))
     return Workload(
         build_model=lambda: build_model(spec, seed, numerics.precision, dropout=not provable),
-        build_optimizer=lambda: keras.optimizers.SGD(LEARNING_RATE),
-        build_input=lambda shard: data.batches(shard, batch=batch_per_device, steps=steps),
+        build_optimizer=lambda: build_optimizer(optimizer, rate),
+        build_input=lambda shard: data.batches(shard, batch=batch_per_device, steps=num_steps),
         data=data,
         global_batch=global_batch,
         numerics=numerics,
         provable=provable,
+        build_evaluation=(lambda shard: test.evaluation_batches(shard, batch=batch_per_device)) if test else None,
+        num_test_samples=test.num_samples if test else 0,
     )

@@ -53,9 +53,14 @@ class Dataset:
     """The same for the images to be recognised."""
     fetch: str = ""
     """The Keras module whose load_data() fetches the files where there is internet."""
+    no_test: str = ""
+    """Why no images are to be recognised; empty where some are."""
 
     def find(self, data_dir: Path | None, split: Split = "train") -> list[Path]:
-        """The files of the data set. Raises UsageError, which says what is missing and how to get it."""
+        """The files of the data set. Raises UsageError, which says what is missing and how to get it, and for a set
+        without images to be recognised."""
+        if split == "test" and self.no_test:
+            raise UsageError(self.no_test)
         root = data_dir if data_dir is not None else Path.home() / ".keras" / "datasets"
         found = []
         for name in self.test_files if split == "test" else self.files:
@@ -71,14 +76,11 @@ class Dataset:
         return found
 
     def load(self, data_dir: Path | None, shape: Shape, seed: int, split: Split = "train") -> Images:
-        """The images of a split. Raises UsageError for a missing file and for a set without images to be recognised,
-        EnvironmentFault for a corrupt file."""
+        """The images of a split. Raises UsageError as `find` does, EnvironmentFault for a corrupt file."""
         files = self.find(data_dir, split)
         try:
             images = self.read(files, shape, seed, split)
             _validate(images, self.num_classes)
-        except UsageError:
-            raise
         except Exception as error:  # decompressors and unpicklers raise whatever a broken byte makes of them
             names = ", ".join(map(str, files))
             raise EnvironmentFault(f"data file cannot be used: {names}: {error}. Fetch it again") from error
@@ -94,10 +96,8 @@ def _validate(images: Images, num_classes: int) -> None:
         )
 
 
-def _synthetic(_files: list[Path], shape: Shape, seed: int, split: Split) -> Images:
+def _synthetic(_files: list[Path], shape: Shape, seed: int, _split: Split) -> Images:
     """Noise. Every image is a function of the seed and its index, so the pool's size changes none of them."""
-    if split == "test":
-        raise UsageError("dataset 'synthetic' is noise, in which nothing can be recognised: evaluate with another")
     count = max(1, min(_SYNTHETIC_IMAGES, _SYNTHETIC_BYTES // int(np.prod(shape))))
     pixels = np.empty((count, *shape), np.uint8)
     labels = np.empty(count, np.int32)
@@ -177,8 +177,10 @@ def _cifar_file(name: str) -> str:
     return f"cifar-10-batches-py-target/cifar-10-batches-py/{name}|cifar-10-batches-py/{name}"
 
 
+_NOISE = "dataset 'synthetic' is noise, in which nothing can be recognised: evaluate with another, as --dataset digits"
+
 DATASETS = {
-    "synthetic": Dataset(_CLASSES, _synthetic),
+    "synthetic": Dataset(_CLASSES, _synthetic, no_test=_NOISE),
     "digits": Dataset(_CLASSES, _digits),
     "mnist": Dataset(_CLASSES, _mnist, ("mnist.npz",), ("mnist.npz",), "mnist"),
     "fashion_mnist": Dataset(

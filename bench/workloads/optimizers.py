@@ -16,7 +16,7 @@ class OptimizerSpec:
 
     learning_rate: float
     """Where --lr gives none: Keras's default."""
-    build: Callable[[Any, float], Any]
+    build: Callable[[Any, Any], Any]
     """From the module keras.optimizers and the learning rate. All else is as Keras has it."""
 
 
@@ -30,8 +30,16 @@ OPTIMIZERS: Mapping[str, OptimizerSpec] = {
 }
 
 
-def build_optimizer(name: str, learning_rate: float) -> Any:
-    """The Keras optimizer, without weights yet."""
+def build_optimizer(name: str, learning_rate: Any) -> Any:
+    """The Keras optimizer, without weights yet; the rate is a number or a schedule of Keras."""
     import keras
 
     return OPTIMIZERS[name].build(keras.optimizers, learning_rate)
+
+
+def rising(first: float, last: float, updates: int) -> Any:
+    """A schedule of Keras: from one rate to another in a straight line over so many updates, and no further."""
+    import keras
+
+    # Keras calls it a decay; of power 1, to a larger rate, it rises.
+    return keras.optimizers.schedules.PolynomialDecay(first, decay_steps=updates, end_learning_rate=last, power=1.0)
