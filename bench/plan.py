@@ -100,7 +100,7 @@ class Plan:
             "num_warmup_batches": config.measure.num_warmup_batches,
             "num_batches_per_iter": config.measure.num_batches_per_iter,
             "num_iters": self.num_iters,
-            "lr_warmup_epochs": config.training.lr_warmup_epochs,
+            "lr_warmup_epochs": config.training.lr_warmup_epochs or None,
             "epochs": config.training.epochs,
             "target_accuracy": config.training.target_accuracy,
             "phase": config.training.phase,

@@ -62,7 +62,9 @@ RUNS = (
     Column("phase", "string", "train: forward and backward pass, exchange, update; forward: the forward pass alone"),
     Column("optimizer", "string", "what changes the weights; null in the forward phase"),
     Column("learning_rate", "float64", "of the optimizer; null in the forward phase"),
-    Column("lr_warmup_epochs", "int64", "over which the learning rate has risen from the unscaled one"),
+    Column(
+        "lr_warmup_epochs", "int64", "in which the learning rate rises to the scaled one; null where it is constant"
+    ),
     Column("epochs", "int64", "passes over the data set asked for, at most; null where iterations were"),
     Column("target_accuracy", "float64", "part of the test images at which training was to stop; null without"),
     Column("time_to_accuracy_s", "float64", "evals.train_s of the first evaluation that reached it; null if none did"),
