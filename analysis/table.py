@@ -110,7 +110,7 @@ def terminal_tables(standings: Sequence[Standing], series: Mapping[str, str]) ->
         rows = [cells(standing, series[standing.configuration.key], columns) for standing in group]
         yield _terminal_table(printable(workload), columns, rows, range(1, len(HEADINGS)))
         if learned := range(len(HEADINGS), len(columns)):
-            yield _terminal_table(f"{printable(workload)}: what was learned", columns, rows, (*_NAMES, *learned))
+            yield _terminal_table("what was learned", columns, rows, (*_NAMES, *learned))
 
 
 def _terminal_table(
