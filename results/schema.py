@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ RUNS = (
     Column("actual_all_reduce", "string", "the collective that the traced step holds"),
     Column("model", "string", "as in --model"),
     Column("dataset", "string", "as in --dataset"),
+    Column("num_samples", "int64", "images in the data set, as far as training reads it"),
+    Column("data_digest", "string", "hash of the record files' names, sizes and labels; null where the name says it"),
+    Column("sharding", "string", "who reads what of the record files: each process its own (file), or all (record)"),
+    Column("cache", "string", "where images are kept between epochs: none, memory or disk"),
     Column("num_params", "int64", "all weights of the model"),
     Column("trainable_params", "int64", "weights that are trained"),
     Column("gradient_bytes", "int64", "bytes of gradient one replica makes a step"),
@@ -229,6 +233,9 @@ COMPARABLE_FIELDS = (
     "requested_all_reduce",
     "model",
     "dataset",
+    "data_digest",
+    "sharding",
+    "cache",
     "trainable_params",
     "batch_per_device",
     "global_batch",

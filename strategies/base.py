@@ -95,6 +95,8 @@ class Data(Protocol):
     """The images of a workload, as far as a run's record tells of them."""
 
     num_samples: int
+    digest: str | None
+    """Of what the files hold; None where the data set's name says it."""
 
     def sharding(self, readers: int) -> str | None:
         """How so many processes share them: by `file`, by `record`, or None where each holds all in memory."""
@@ -219,6 +221,8 @@ class Strategy(ABC):
     """By these words the framework says that it is another process that has failed."""
     no_xla: ClassVar[str | None] = None
     """Why XLA cannot compile a step of this strategy."""
+    no_disk_cache: ClassVar[str | None] = None
+    """Why input cannot be kept in a folder of the process that reads it."""
 
     def __init__(
         self, cluster: ClusterEnv, resources: Resources, exchange: ExchangeConfig, numerics: NumericsConfig

@@ -27,6 +27,7 @@ class ParameterServer(Strategy):
     knobs = frozenset({"num_ps"})
     peer_errors = ("UnavailableError", "AbortedError", "CancelledError", "from remote target")
     no_xla = "the weights that the step reads live on other hosts"
+    no_disk_cache = "the coordinator builds the workers' input and knows no folder of theirs"
 
     @classmethod
     def roles(cls, num_workers: int, exchange: ExchangeConfig) -> list[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError, unknown_name
-from bench.workloads.datasets import DATASETS
+from bench.workloads.datasets import Cache, Split
+from bench.workloads.source import SETS, open_source
 
 if TYPE_CHECKING:
     from strategies.base import NumericsConfig, Workload
@@ -47,12 +48,12 @@ def check(model: str, dataset: str, data_dir: Path | None) -> ModelSpec:
     """The model's row of the table. Raises UsageError for a name that no table holds and for a missing data file."""
     if model not in MODELS:
         raise unknown_name("model", model, MODELS)
-    if dataset not in DATASETS:
-        raise unknown_name("dataset", dataset, DATASETS)
+    if dataset not in SETS:
+        raise unknown_name("dataset", dataset, SETS)
     spec = MODELS[model]
-    DATASETS[dataset].find(data_dir)
-    if DATASETS[dataset].num_classes > spec.num_classes:
-        classes = DATASETS[dataset].num_classes
+    SETS[dataset].find(data_dir)
+    classes = SETS[dataset].classes(data_dir)
+    if classes > spec.num_classes:
         raise UsageError(f"dataset {dataset!r} has {classes} classes but model {model!r} has {spec.num_classes}")
     return spec
 
@@ -83,6 +84,8 @@ def workload(
     steps: int,
     numerics: NumericsConfig,
     provable: bool = False,
+    split: Split = "train",
+    cache: Cache | None = None,
 ) -> Workload:
     """The training that every strategy runs, with input for `steps` steps. Loads TensorFlow.
 
@@ -91,11 +94,10 @@ def workload(
     """
     import keras
 
-    from bench.workloads.source import open_source
     from strategies.base import Workload
 
     spec = check(model, dataset, data_dir)
-    data = open_source(dataset, data_dir, spec.input_shape, seed)
+    data = open_source(dataset, data_dir, spec.input_shape, seed, split, cache=cache, provable=provable)
     return Workload(
         build_model=lambda: build_model(spec, seed, numerics.precision, dropout=not provable),
         build_optimizer=lambda: keras.optimizers.SGD(LEARNING_RATE),
