@@ -23,6 +23,12 @@ def print_header(plan: Plan) -> None:
     _say(f"Strategy: {plan.strategy.name}, {plan.strategy.cluster.size} process(es), by {plan.strategy.cluster.source}")
 
 
+def print_input(num_samples: int, sharding: str, readers: int) -> None:
+    """How the files of the data set are shared."""
+    how = "each process reads its own files" if sharding == "file" else "every process reads all files"
+    _say(f"Input: {num_samples} images, sharded by {sharding} ({readers} process(es): {how})")
+
+
 def print_iter(plan: Plan, row: dict[str, Any], timed_index: int) -> None:
     """One timed iteration, as rank 0 saw it."""
     rate = row["num_batches"] * plan.batch_per_device / row["duration_s"]

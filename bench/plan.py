@@ -15,6 +15,7 @@ from bench.errors import EnvironmentFault, UsageError
 from bench.measure import Schedule
 from bench.workloads import check as check_workload
 from bench.workloads.optimizers import OPTIMIZERS
+from bench.workloads.source import SETS, resolve_cache
 from jobs.cluster import ClusterEnv
 from results.command_line import flag
 from results.schema import SCHEMA_VERSION
@@ -95,6 +96,7 @@ class Plan:
             "requested_all_reduce": strategy.requested_all_reduce,
             "model": config.workload.model,
             "dataset": config.workload.dataset,
+            "cache": resolve_cache(config.workload.dataset, config.workload.cache),
             "batch_per_device": self.batch_per_device,
             "global_batch": self.global_batch,
             "num_warmup_batches": config.measure.num_warmup_batches,
@@ -140,6 +142,7 @@ class Plan:
         strategy, strong = self.strategy, self.config.workload.global_batch_size
         return {
             "batch_size": None if strong else self.batch_per_device,
+            "cache": resolve_cache(self.config.workload.dataset, self.config.workload.cache),
             "num_workers": sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks),
             "num_ps": strategy.num_ps or None,
             "num_iters": self.num_iters,
@@ -191,6 +194,8 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
     strategy.check()
     training, job = config.training, config.workload
     check_workload(job.model, job.dataset, job.data_dir, evaluated=training.epochs is not None)
+    if resolve_cache(job.dataset, job.cache) == "disk" and strategy.no_disk_cache:
+        raise UsageError(f"--cache disk cannot work under strategy {strategy.name!r}: {strategy.no_disk_cache}")
     _check_training(training, strategy)
     return strategy
 
@@ -223,7 +228,7 @@ def _check_writable(path: Path) -> None:
 def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, num_cores: int) -> Plan:
     """Batch sizes and, where they were left open, a thread for each of the process's `num_cores` cores.
 
-    Raises UsageError for a global batch that the devices cannot share evenly.
+    Raises UsageError for a global batch that the devices cannot share evenly, or that the data set cannot fill.
     """
     num_devices = strategy.shard().total
     wanted = config.workload.global_batch_size
@@ -232,6 +237,7 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
         near = f"{below} or {below + num_devices}" if below else str(num_devices)
         raise UsageError(f"--global-batch-size {wanted} cannot be shared evenly by {num_devices} devices: use {near}")
     batch = wanted // num_devices if wanted else config.workload.batch_size or DEFAULT_BATCH_SIZE
+    _check_size(config, batch * num_devices)
     resources = strategy.resources
     strategy.resources = replace(
         resources,
@@ -246,3 +252,12 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
         num_devices=num_devices,
         cores_per_device=cores_per_device,
     )
+
+
+def _check_size(config: RunConfig, global_batch: int) -> None:
+    known = SETS[config.workload.dataset].num_samples(config.workload.data_dir)
+    if known is not None and known < global_batch:
+        raise UsageError(
+            f"data folder {str(config.workload.data_dir)!r} has {known} images to train and a global batch is "
+            f"{global_batch}: choose a smaller batch"
+        )

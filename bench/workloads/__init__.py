@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError, unknown_name
-from bench.workloads.datasets import DATASETS
+from bench.workloads.datasets import Cache, Split
 from bench.workloads.optimizers import OPTIMIZERS, build_optimizer, rising
+from bench.workloads.source import SETS, open_source
 
 if TYPE_CHECKING:
     from bench.convergence import RateWarmup
@@ -48,14 +49,14 @@ def check(model: str, dataset: str, data_dir: Path | None, *, evaluated: bool = 
     of the test images too where there is to be an evaluation."""
     if model not in MODELS:
         raise unknown_name("model", model, MODELS)
-    if dataset not in DATASETS:
-        raise unknown_name("dataset", dataset, DATASETS)
+    if dataset not in SETS:
+        raise unknown_name("dataset", dataset, SETS)
     spec = MODELS[model]
-    DATASETS[dataset].find(data_dir)
+    SETS[dataset].find(data_dir)
     if evaluated:
-        DATASETS[dataset].find(data_dir, "test")
-    if DATASETS[dataset].num_classes > spec.num_classes:
-        classes = DATASETS[dataset].num_classes
+        SETS[dataset].find(data_dir, "test")
+    classes = SETS[dataset].classes(data_dir)
+    if classes > spec.num_classes:
         raise UsageError(f"dataset {dataset!r} has {classes} classes but model {model!r} has {spec.num_classes}")
     return spec
 
@@ -88,26 +89,32 @@ def workload(
     optimizer: str = "sgd",
     learning_rate: float = OPTIMIZERS["sgd"].learning_rate,
     rate_warmup: RateWarmup | None = None,
-    evaluated: bool = False,
     provable: bool = False,
+    split: Split = "train",
+    cache: Cache | None = None,
 ) -> Workload:
     """The training that every strategy runs, with input for as many steps as `steps` says for the number of images.
     Loads TensorFlow.
 
-    An `evaluated` one has test images, none of which it trains. A `provable` one keeps which samples it trains, and
-    leaves out dropout: replicas draw different numbers.
-    Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be used.
+    With the split `rest` the test images are held out, to be evaluated on. A `provable` one keeps which samples it
+    trains, and leaves out dropout: replicas draw different numbers. Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be used.
     """
-    from bench.workloads.source import open_source
-    from strategies.base import Workload
+    from strategies.base import HeldOut, Workload
 
     spec = check(model, dataset, data_dir)
-    data = open_source(dataset, data_dir, spec.input_shape, seed, "rest" if evaluated else "train")
-    test = open_source(dataset, data_dir, spec.input_shape, seed, "test") if evaluated else None
+    data = open_source(dataset, data_dir, spec.input_shape, seed, split, cache=cache, provable=provable)
     num_steps = steps(data.num_samples)
     rate: Any = learning_rate
     if rate_warmup is not None:
         rate = rising(rate_warmup.first, learning_rate, rate_warmup.updates(data.num_samples))
+    held_out = None
+    if split == "rest":
+        test = open_source(dataset, data_dir, spec.input_shape, seed, "test")
+        held_out = HeldOut(
+            num_samples=test.num_samples,
+            batches=lambda shard: test.evaluation_batches(shard, batch=batch_per_device),
+            steps=lambda shard: test.evaluation_steps(shard, batch=batch_per_device),
+        )
     return Workload(
         build_model=lambda: build_model(spec, seed, numerics.precision, dropout=not provable),
         build_optimizer=lambda: build_optimizer(optimizer, rate),
@@ -116,6 +123,5 @@ def workload(
         global_batch=global_batch,
         numerics=numerics,
         provable=provable,
-        build_evaluation=(lambda shard: test.evaluation_batches(shard, batch=batch_per_device)) if test else None,
-        num_test_samples=test.num_samples if test else 0,
+        held_out=held_out,
     )

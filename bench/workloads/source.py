@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.workloads.datasets import DATASETS, Shape, Split
+from bench.errors import UsageError
+from bench.workloads.datasets import DATASETS, Cache, Dataset, Shape, Split
+from bench.workloads.records import RecordSet, part_of
 from strategies.base import Data, Shard
 
 
@@ -24,13 +26,47 @@ class Source(Data, Protocol):
         mean over the samples is the sum of weight x value over all replicas / `num_samples`. Nothing is random.
         """
 
+    def evaluation_steps(self, shard: Shard, *, batch: int) -> int:
+        """How many batches each replica gets."""
 
-def open_source(name: str, data_dir: Path | None, shape: Shape, seed: int, split: Split = "train") -> Source:
-    """The images of a row of DATASETS. Loads TensorFlow.
 
-    `rest` is what training reads while `test` is held out: the same as `train` where files of the two are apart. Raises
-    UsageError for a missing file and for a set without such a split, EnvironmentFault for a file that cannot be used.
+SETS: dict[str, Dataset | RecordSet] = {**DATASETS, "tfrecord": RecordSet()}
+"""All data sets by name."""
+
+
+def resolve_cache(name: str, asked: Cache | None) -> Cache:
+    """Where images are kept between epochs. Raises UsageError for what has no effect on that data set."""
+    caches = SETS[name].caches
+    if asked is None:
+        return caches[0]
+    if asked not in caches:
+        raise UsageError(f"--cache {asked} has no effect on dataset {name!r}, which is held in memory: leave it out")
+    return asked
+
+
+def open_source(
+    name: str,
+    data_dir: Path | None,
+    shape: Shape,
+    seed: int,
+    split: Split = "train",
+    *,
+    cache: Cache | None = None,
+    provable: bool = False,
+) -> Source:
+    """The images of a row of SETS. Loads TensorFlow.
+
+    `rest` is what training reads while `test` is held out: the same as `train` where files of the two are apart. A
+    `provable` training is the same however many processes read. Raises UsageError for a missing file and for a set
+    without such a split, EnvironmentFault for a file that cannot be used.
     """
-    from bench.workloads.pipeline import InMemory
+    data = SETS[name]
+    if isinstance(data, Dataset):
+        from bench.workloads.pipeline import InMemory
 
-    return InMemory(DATASETS[name].load(data_dir, shape, seed, split), shape, seed)
+        return InMemory(data.load(data_dir, shape, seed, split), shape, seed)
+    from bench.workloads.tfrecord import Records
+
+    paths, index = data.find(data_dir, split), data.index(data_dir)
+    kept = resolve_cache(name, cache)
+    return Records(paths, index, part_of(split), shape, seed, cache=kept, by_record=provable)
