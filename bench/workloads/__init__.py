@@ -97,7 +97,8 @@ def workload(
     Loads TensorFlow.
 
     With the split `rest` the test images are held out, to be evaluated on. A `provable` one keeps which samples it
-    trains, and leaves out dropout: replicas draw different numbers. Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be used.
+    trains, and leaves out dropout: replicas draw different numbers. Raises UsageError for a data file that is missing,
+    and EnvironmentFault for one that cannot be used.
     """
     from strategies.base import HeldOut, Workload
 
