@@ -19,7 +19,7 @@ from bench.errors import UsageError, unknown_name
 from jobs.cluster import MAX_PORT
 from results import command_line
 from results.command_line import Refused, file_words, flag, value_of
-from strategies.base import ExchangeConfig, NumericsConfig
+from strategies.base import OF_GRADIENTS, ExchangeConfig, NumericsConfig
 
 _MOST = (1 << 31) - 1
 """Steps, images, seeds: what fits the tables and the frameworks."""
@@ -75,8 +75,8 @@ class MeasureConfig:
 
     num_warmup_batches: int = 10
     """Steps before the timed ones, recorded and flagged [steps]. The first traces and compiles."""
-    num_batches_per_iter: int = 10
-    """Steps in one compiled call [steps]; the clock is read after each call."""
+    num_batches_per_iter: int | None = None
+    """Steps in one compiled call [steps]; the clock is read after each call. None is 10, in the forward phase 1."""
     num_iters: int = 10
     """Timed iterations [calls]."""
     telemetry_period: float = 0.2
@@ -176,9 +176,25 @@ class RunConfig:
     config: Path | None = None
     """TOML file of flags; what is given on the command line wins."""
 
+    def __post_init__(self) -> None:
+        if self.training.phase == "forward":
+            self._refuse_what_only_trains()
+
     def groups(self) -> tuple[Any, ...]:
         """The sections."""
         return self.workload, self.exchange, self.numerics, self.training, self.measure, self.machine, self.output
+
+    def _refuse_what_only_trains(self) -> None:
+        exchange = [field for field in dataclasses.fields(ExchangeConfig) if field.name in OF_GRADIENTS]
+        training = [field for field in dataclasses.fields(TrainingConfig) if field.name != "phase"]
+        evidence = [field for field in dataclasses.fields(OutputConfig) if field.name == "evidence"]
+        for group, only, why in (
+            (self.exchange, exchange, "no gradients are exchanged"),
+            (self.training, training, "no weights change"),
+            (self.output, evidence, "there is no training to prove"),
+        ):
+            for name in (field.name for field in only if getattr(group, field.name) != field.default):
+                raise UsageError(f"{flag(name)} has no effect with --phase forward, in which {why}: leave it out")
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by its flag's name, in plain JSON types."""

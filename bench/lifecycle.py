@@ -29,11 +29,20 @@ _NO_JOB = {
 }
 """Column -> why it is null."""
 
+_NOTHING_TRAINED = {
+    **dict.fromkeys(("synchronous", "optimizer", "learning_rate"), "the forward phase changes no weights"),
+    **dict.fromkeys(("requested_all_reduce", "actual_all_reduce"), "the forward phase exchanges no gradients"),
+    "gradient_bytes": "the forward phase makes no gradients",
+}
+"""The same in the forward phase."""
+
 
 def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str], gpus: Gpus) -> None:
     """Writes what this host can tell of the run: where it runs, and why some columns will be null."""
     fields, reasons = provenance.of_host(env, gpus)
-    if plan.strategy.requested_all_reduce is None:
+    if plan.forward:
+        reasons |= _NOTHING_TRAINED
+    elif plan.strategy.requested_all_reduce is None:
         reasons["requested_all_reduce"] = f"strategy {plan.strategy.name!r} has no all-reduce"
     on_cpu = "the run used the CPU" if plan.strategy.resources.device_kind == "cpu" else None
     if no_gpu := gpus.unavailable or on_cpu:

@@ -20,6 +20,9 @@ from strategies.base import Resources, Strategy
 DEFAULT_BATCH_SIZE = 64
 """Images a device and step where neither batch flag is given."""
 
+BATCHES_PER_ITER = {"train": 10, "forward": 1}
+"""Steps in a compiled call where --num-batches-per-iter gives none. Of forward passes the latency of each is wanted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -36,22 +39,27 @@ class Plan:
 
     @property
     def learning_rate(self) -> float:
-        """That of the flag, or the optimizer's own."""
+        """That of the flag, or the optimizer's default."""
         training = self.config.training
         return training.lr if training.lr is not None else OPTIMIZERS[training.optimizer].learning_rate
+
+    @property
+    def forward(self) -> bool:
+        """Steps are forward passes: nothing is trained."""
+        return self.config.training.phase == "forward"
 
     def run_fields(self) -> dict[str, Any]:
         """What is known of the row of `runs` before anything has started."""
         config, strategy = self.config, self.strategy
-        default_label = f"{strategy.name} {config.workload.model} x{self.num_devices}"
+        default_label = f"{strategy.name} {config.workload.model} x{self.num_devices}{' forward' * self.forward}"
         return {
             "schema_version": SCHEMA_VERSION,
             "experiment": config.output.experiment,
             "label": config.output.label or default_label,
             "sweep_task": config.output.sweep_task,
             "strategy": strategy.name,
-            "synchronous": strategy.synchronous,
-            "requested_all_reduce": strategy.requested_all_reduce,
+            "synchronous": None if self.forward else strategy.synchronous,
+            "requested_all_reduce": None if self.forward else strategy.requested_all_reduce,
             "model": config.workload.model,
             "dataset": config.workload.dataset,
             "batch_per_device": self.batch_per_device,
@@ -60,8 +68,8 @@ class Plan:
             "num_batches_per_iter": self.schedule.num_batches_per_iter,
             "num_iters": self.schedule.num_iters,
             "phase": config.training.phase,
-            "optimizer": None if config.training.phase == "forward" else config.training.optimizer,
-            "learning_rate": None if config.training.phase == "forward" else self.learning_rate,
+            "optimizer": None if self.forward else config.training.optimizer,
+            "learning_rate": None if self.forward else self.learning_rate,
             "precision": strategy.numerics.precision,
             "xla": strategy.numerics.xla,
             "num_nodes": strategy.cluster.num_nodes,
@@ -96,6 +104,9 @@ class Plan:
         strategy, strong = self.strategy, self.config.workload.global_batch_size
         return {
             "batch_size": None if strong else self.batch_per_device,
+            "optimizer": None if self.forward else self.config.training.optimizer,
+            "lr": None if self.forward else self.learning_rate,
+            "num_batches_per_iter": self.schedule.num_batches_per_iter,
             "num_workers": sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks),
             "num_ps": strategy.num_ps or None,
             "device": strategy.resources.device_kind,
@@ -171,7 +182,7 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
         strategy=strategy,
         schedule=Schedule(
             num_warmup_batches=config.measure.num_warmup_batches,
-            num_batches_per_iter=config.measure.num_batches_per_iter,
+            num_batches_per_iter=config.measure.num_batches_per_iter or BATCHES_PER_ITER[config.training.phase],
             num_iters=config.measure.num_iters,
         ),
         batch_per_device=batch,

@@ -204,6 +204,9 @@ class _Member:
             global_batch=plan.global_batch,
             steps=plan.schedule.num_batches,
             numerics=plan.config.numerics,
+            optimizer=plan.config.training.optimizer,
+            learning_rate=plan.learning_rate,
+            forward=plan.forward,
             provable=plan.config.output.evidence is not None,
         )
         trainer = plan.strategy.trainer(job)
@@ -313,10 +316,11 @@ class _Member:
         flops = forward_flops(model)
         if flops is None:
             reasons["flops_per_image"] = "the model holds a layer whose arithmetic is not known"
+        size = sum(int(weight.shape.num_elements()) * weight.dtype.size for weight in weights)
         self._log.shard.update_run(
             num_params=int(model.count_params()),
             trainable_params=sum(int(weight.shape.num_elements()) for weight in weights),
-            gradient_bytes=sum(int(weight.shape.num_elements()) * weight.dtype.size for weight in weights),
+            gradient_bytes=None if self._plan.forward else size,
             flops_per_image=flops,
             provenance=fields,
             null_reasons=reasons,
@@ -326,7 +330,7 @@ class _Member:
         strategy = self._plan.strategy
         alone = "one replica has nobody to exchange with"
         why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} has no all-reduce"
-        reasons = {} if all_reduce else {"actual_all_reduce": why}
+        reasons = {} if all_reduce or self._plan.forward else {"actual_all_reduce": why}
         self._log.shard.update_run(actual_all_reduce=all_reduce, null_reasons=reasons)
 
 

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError, unknown_name
 from bench.workloads.datasets import DATASETS
+from bench.workloads.optimizers import OPTIMIZERS, build_optimizer
 
 if TYPE_CHECKING:
     from strategies.base import NumericsConfig, Workload
-
-LEARNING_RATE = 0.01
-"""Of plain SGD."""
 
 _DTYPE_POLICIES = {"fp32": "float32", "tf32": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 """Precision -> Keras's name; TF32 is a property of the device."""
@@ -82,6 +80,9 @@ def workload(
     global_batch: int,
     steps: int,
     numerics: NumericsConfig,
+    optimizer: str = "sgd",
+    learning_rate: float = OPTIMIZERS["sgd"].learning_rate,
+    forward: bool = False,
     provable: bool = False,
 ) -> Workload:
     """The training that every strategy runs, with input for `steps` steps. Loads TensorFlow.
@@ -89,8 +90,6 @@ def workload(
     A `provable` one keeps which samples it trains, and leaves out dropout: replicas draw different numbers.
     Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be used.
     """
-    import keras
-
     from bench.workloads.pipeline import fit_to_model, image_batches
     from strategies.base import Workload
 
@@ -98,9 +97,10 @@ def workload(
     images, labels = fit_to_model(DATASETS[dataset].load(data_dir, spec.input_shape, seed), spec.input_shape)
     return Workload(
         build_model=lambda: build_model(spec, seed, numerics.precision, dropout=not provable),
-        build_optimizer=lambda: keras.optimizers.SGD(LEARNING_RATE),
+        build_optimizer=lambda: build_optimizer(optimizer, learning_rate),
         build_input=lambda shard: image_batches(images, labels, shard, batch=batch_per_device, steps=steps, seed=seed),
         global_batch=global_batch,
         numerics=numerics,
         provable=provable,
+        forward=forward,
     )
