@@ -185,16 +185,16 @@ class RunConfig:
         return self.workload, self.exchange, self.numerics, self.training, self.measure, self.machine, self.output
 
     def _refuse_what_only_trains(self) -> None:
-        exchange = [field for field in dataclasses.fields(ExchangeConfig) if field.name in OF_GRADIENTS]
-        training = [field for field in dataclasses.fields(TrainingConfig) if field.name != "phase"]
-        evidence = [field for field in dataclasses.fields(OutputConfig) if field.name == "evidence"]
+        training = {each.name for each in dataclasses.fields(TrainingConfig)} - {"phase"}
         for group, only, why in (
-            (self.exchange, exchange, "no gradients are exchanged"),
+            (self.exchange, OF_GRADIENTS, "no gradients are exchanged"),
             (self.training, training, "no weights change"),
-            (self.output, evidence, "there is no training to prove"),
+            (self.output, {"evidence"}, "there is no training to prove"),
         ):
-            for name in (field.name for field in only if getattr(group, field.name) != field.default):
-                raise UsageError(f"{flag(name)} has no effect with --phase forward, in which {why}: leave it out")
+            for each in dataclasses.fields(group):
+                if each.name in only and getattr(group, each.name) != each.default:
+                    name = flag(each.name)
+                    raise UsageError(f"{name} has no effect with --phase forward, in which {why}: leave it out")
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by its flag's name, in plain JSON types."""

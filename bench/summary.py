@@ -11,17 +11,8 @@ from results.record import Tables
 
 _IDENTITY = (
     *("run_id", "experiment", "label", "sweep_task", "status", "exit_code", "error", "failed_rank", "failed_phase"),
-    *(
-        "strategy",
-        "model",
-        "dataset",
-        "phase",
-        "optimizer",
-        "num_devices",
-        "device_kind",
-        "batch_per_device",
-        "global_batch",
-    ),
+    *("strategy", "model", "dataset", "phase", "optimizer"),
+    *("num_devices", "device_kind", "batch_per_device", "global_batch"),
 )
 
 MAD_TO_SIGMA = 1.4826
