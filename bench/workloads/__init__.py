@@ -89,6 +89,7 @@ def workload(
     optimizer: str = "sgd",
     learning_rate: float = OPTIMIZERS["sgd"].learning_rate,
     rate_warmup: RateWarmup | None = None,
+    forward: bool = False,
     provable: bool = False,
     split: Split = "train",
     cache: Cache | None = None,
@@ -124,5 +125,6 @@ def workload(
         global_batch=global_batch,
         numerics=numerics,
         provable=provable,
+        forward=forward,
         held_out=held_out,
     )
