@@ -29,6 +29,14 @@ _NO_JOB = {
 }
 """Column -> why it is null."""
 
+_NOT_ASKED_FOR = {
+    "classes": "all classes of the data set are trained",
+    "num_train_samples": "all training images are used",
+    "freeze": "every layer is trained",
+    "weights": "the weights begin at random",
+}
+"""Column -> why it is null where its flag is not given."""
+
 
 def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str], gpus: Gpus) -> None:
     """Writes what this host can tell of the run: where it runs, and why some columns will be null."""
@@ -51,8 +59,8 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
         for column in ("import_s", "startup_time_s"):
             reasons[column] = "TensorFlow was loaded once, before the processes were forked"
     job = _batch_job(store, plan, env)
-    known = {"sweep_task": plan.config.output.sweep_task, **job}
-    reasons |= {column: reason for column, reason in _NO_JOB.items() if known[column] is None}
+    known = {**plan.run_fields(), **job}
+    reasons |= {column: why for column, why in (_NO_JOB | _NOT_ASKED_FOR).items() if known[column] is None}
     shard.update_run(
         **job,
         preloaded=preloaded,

@@ -23,6 +23,11 @@ def print_header(plan: Plan) -> None:
     _say(f"Strategy: {plan.strategy.name}, {plan.strategy.cluster.size} process(es), by {plan.strategy.cluster.source}")
 
 
+def tell(line: str) -> None:
+    """What a user should know of the run."""
+    _say(line)
+
+
 def print_iter(plan: Plan, row: dict[str, Any], timed_index: int) -> None:
     """One timed iteration, as rank 0 saw it."""
     rate = row["num_batches"] * plan.batch_per_device / row["duration_s"]

@@ -11,6 +11,9 @@ from bench.config import MachineConfig, RunConfig
 from bench.errors import EnvironmentFault, UsageError
 from bench.measure import Schedule
 from bench.workloads import check as check_workload
+from bench.workloads.freezing import check as check_freeze
+from bench.workloads.weights import check as check_weights
+from bench.workloads.weights import digest
 from jobs.cluster import ClusterEnv
 from results.schema import SCHEMA_VERSION
 from strategies import load
@@ -32,6 +35,8 @@ class Plan:
     num_devices: int
     cores_per_device: float
     """CPU cores a replica can really use: fewer where workers share cores or a quota is set."""
+    weights: str | None
+    """SHA-256 of the file of --weights."""
 
     def run_fields(self) -> dict[str, Any]:
         """What is known of the row of `runs` before anything has started."""
@@ -47,6 +52,10 @@ class Plan:
             "requested_all_reduce": strategy.requested_all_reduce,
             "model": config.workload.model,
             "dataset": config.workload.dataset,
+            "classes": config.workload.classes,
+            "num_train_samples": config.workload.num_train_samples,
+            "freeze": config.workload.freeze,
+            "weights": self.weights,
             "batch_per_device": self.batch_per_device,
             "global_batch": self.global_batch,
             "num_warmup_batches": self.schedule.num_warmup_batches,
@@ -133,14 +142,18 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
     """The strategy in its place, checked. Raises UsageError for names and combinations that cannot run."""
     strategy = load(config.workload.strategy)(cluster, resources, config.exchange, config.numerics)
     strategy.check()
-    check_workload(config.workload.model, config.workload.dataset, config.workload.data_dir)
+    work = config.workload
+    check_workload(work.model, work.dataset, work.data_dir, work.classes)
+    check_freeze(work.freeze)
+    check_weights(work.weights)
     return strategy
 
 
 def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, num_cores: int) -> Plan:
     """Batch sizes, schedule and, where they were left open, a thread for each of the process's `num_cores` cores.
 
-    Raises UsageError for a global batch that the devices cannot share evenly.
+    Raises UsageError for a global batch that the devices cannot share evenly, and EnvironmentFault for a file of
+    weights that cannot be read.
     """
     num_devices = strategy.shard().total
     wanted = config.workload.global_batch_size
@@ -167,4 +180,5 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
         global_batch=batch * num_devices,
         num_devices=num_devices,
         cores_per_device=cores_per_device,
+        weights=digest(config.workload.weights) if config.workload.weights else None,
     )

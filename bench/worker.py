@@ -205,6 +205,11 @@ class _Member:
             steps=plan.schedule.num_batches,
             numerics=plan.config.numerics,
             provable=plan.config.output.evidence is not None,
+            freeze=settings.freeze,
+            weights=settings.weights,
+            classes=settings.classes,
+            num_train_samples=settings.num_train_samples,
+            tell=output.tell if self._rank == 0 else lambda line: None,
         )
         trainer = plan.strategy.trainer(job)
         if trainer is not None:
@@ -270,6 +275,7 @@ class _Member:
             "run_id": self._run_id,
             "hostname": socket.gethostname(),
             "settings": self._plan.fingerprint(),
+            "weights": self._plan.weights,
             "gpus": self._own_gpus(),
             "versions": {"TrainScale": __version__, **provenance.framework_versions()},
         }

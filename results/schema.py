@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ RUNS = (
     Column("actual_all_reduce", "string", "the collective that the traced step holds"),
     Column("model", "string", "as in --model"),
     Column("dataset", "string", "as in --dataset"),
+    Column("classes", "string", "of the data set that are trained, as in --classes; null for all"),
+    Column("num_train_samples", "int64", "training images that are used; null for all"),
+    Column("freeze", "string", "layers that are not trained, as in --freeze; null where all are"),
+    Column("weights", "string", "SHA-256 of the file that the weights begin with; null where they begin at random"),
     Column("num_params", "int64", "all weights of the model"),
     Column("trainable_params", "int64", "weights that are trained"),
     Column("gradient_bytes", "int64", "bytes of gradient one replica makes a step"),
@@ -229,6 +233,10 @@ COMPARABLE_FIELDS = (
     "requested_all_reduce",
     "model",
     "dataset",
+    "classes",
+    "num_train_samples",
+    "freeze",
+    "weights",
     "trainable_params",
     "batch_per_device",
     "global_batch",

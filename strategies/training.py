@@ -220,7 +220,9 @@ def _backward_pass(model: Any, workload: Workload, images_of_update: int) -> Any
     scaled = workload.numerics.precision == "fp16"
 
     def gradients_of(images: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        with tf.GradientTape() as tape:
+        # Of its own accord the tape watches frozen weights, too, and traces their part of the backward pass.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
             logits = tf.cast(model(images, training=True), tf.float32)
             losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
             loss_sum = tf.reduce_sum(losses)

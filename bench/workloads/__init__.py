@@ -5,13 +5,17 @@ Importing this package loads no framework; the builders do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError, unknown_name
+from bench.workloads.classes import chosen_classes, subset
 from bench.workloads.datasets import DATASETS
+from bench.workloads.freezing import BASE, freeze_layers
+from bench.workloads.weights import load_weights
 
 if TYPE_CHECKING:
     from strategies.base import NumericsConfig, Workload
@@ -32,6 +36,8 @@ class ModelSpec:
     input_shape: tuple[int, int, int]
     """(height, width, channels)."""
     num_classes: int
+    head: int = 1
+    """Layers with weights at the end that are the classifier head; those before them are the base."""
 
 
 MODELS = {
@@ -39,21 +45,26 @@ MODELS = {
     "cifar_cnn": ModelSpec("bench.workloads.cnn:cifar_cnn", (32, 32, 3), 10),
     "vgg16": ModelSpec("bench.workloads.vgg:vgg16", (224, 224, 3), 1000),
     "vgg19": ModelSpec("bench.workloads.vgg:vgg19", (224, 224, 3), 1000),
-    "vgg16_cifar": ModelSpec("bench.workloads.vgg:vgg16_cifar", (32, 32, 3), 10),
+    "vgg16_cifar": ModelSpec("bench.workloads.vgg:vgg16_cifar", (32, 32, 3), 10, head=2),
 }
 
 
-def check(model: str, dataset: str, data_dir: Path | None) -> ModelSpec:
-    """The model's row of the table. Raises UsageError for a name that no table holds and for a missing data file."""
+def check(model: str, dataset: str, data_dir: Path | None, classes: str | None = None) -> ModelSpec:
+    """The model's row of the table. Raises UsageError for a name that no table holds, for a missing data file and for
+    more classes than the model or the data set has."""
     if model not in MODELS:
         raise unknown_name("model", model, MODELS)
     if dataset not in DATASETS:
         raise unknown_name("dataset", dataset, DATASETS)
     spec = MODELS[model]
     DATASETS[dataset].find(data_dir)
-    if DATASETS[dataset].num_classes > spec.num_classes:
-        classes = DATASETS[dataset].num_classes
-        raise UsageError(f"dataset {dataset!r} has {classes} classes but model {model!r} has {spec.num_classes}")
+    of_data = DATASETS[dataset].num_classes
+    chosen = chosen_classes(classes, dataset, of_data)
+    if (count := len(chosen) if chosen else of_data) > spec.num_classes:
+        raise UsageError(
+            f"{count} classes of dataset {dataset!r} but model {model!r} has {spec.num_classes}: choose fewer with "
+            "--classes, or another model"
+        )
     return spec
 
 
@@ -83,10 +94,16 @@ def workload(
     steps: int,
     numerics: NumericsConfig,
     provable: bool = False,
+    freeze: str | None = None,
+    weights: Path | None = None,
+    classes: str | None = None,
+    num_train_samples: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Workload:
     """The training that every strategy runs, with input for `steps` steps. Loads TensorFlow.
 
-    A `provable` one keeps which samples it trains, and leaves out dropout: replicas draw different numbers.
+    A `provable` one keeps which samples it trains, and leaves out dropout: replicas draw different numbers. `tell` gets
+    what a user should know of the weights when the model is built, which also raises UsageError and EnvironmentFault.
     Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be used.
     """
     import keras
@@ -94,10 +111,22 @@ def workload(
     from bench.workloads.pipeline import fit_to_model, image_batches
     from strategies.base import Workload
 
-    spec = check(model, dataset, data_dir)
-    images, labels = fit_to_model(DATASETS[dataset].load(data_dir, spec.input_shape, seed), spec.input_shape)
+    spec = check(model, dataset, data_dir, classes)
+    chosen = chosen_classes(classes, dataset, DATASETS[dataset].num_classes)
+    every = DATASETS[dataset].load(data_dir, spec.input_shape, seed)
+    images, labels = fit_to_model(subset(every, chosen, num_train_samples, seed), spec.input_shape)
+
+    def build() -> Any:
+        built = build_model(spec, seed, numerics.precision, dropout=not provable)
+        if weights is not None:
+            told = load_weights(built, weights, name=model, head=spec.head, head_may_differ=freeze == BASE)
+            tell(told) if told else None
+        if freeze is not None:
+            freeze_layers(built, freeze, name=model, head=spec.head)
+        return built
+
     return Workload(
-        build_model=lambda: build_model(spec, seed, numerics.precision, dropout=not provable),
+        build_model=build,
         build_optimizer=lambda: keras.optimizers.SGD(LEARNING_RATE),
         build_input=lambda shard: image_batches(images, labels, shard, batch=batch_per_device, steps=steps, seed=seed),
         global_batch=global_batch,
