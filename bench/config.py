@@ -31,7 +31,7 @@ class WorkloadConfig:
     strategy: str = "single"
     """How training is distributed: single, independent, mirrored, mwms, central, ps or horovod."""
     model: str = "mnist_cnn"
-    """Model: mnist_cnn, cifar_cnn, vgg16, vgg19 or vgg16_cifar."""
+    """Model: mnist_cnn, digits_cnn, transfer_cnn, cifar_cnn, vgg16, vgg19 or vgg16_cifar."""
     dataset: str = "synthetic"
     """Images: synthetic, digits, mnist, fashion_mnist or cifar10."""
     data_dir: Path | None = None

@@ -68,6 +68,8 @@ def small_model(**inside: Any) -> Any:
         ("mnist_cnn", "1", 51_264 + 10_250),
         ("mnist_cnn", "2", 10_250),
         ("cifar_cnn", "base", 16_010),
+        ("digits_cnn", "base", 590_597),
+        ("transfer_cnn", "base", 8_005),
         ("vgg16_cifar", "base", 267_786),
         ("vgg16_cifar", "14", 5_130),
     ],

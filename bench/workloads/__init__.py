@@ -42,6 +42,8 @@ class ModelSpec:
 
 MODELS = {
     "mnist_cnn": ModelSpec("bench.workloads.cnn:mnist_cnn", (28, 28, 1), 10),
+    "digits_cnn": ModelSpec("bench.workloads.cnn:digits_cnn", (28, 28, 1), 5, head=2),
+    "transfer_cnn": ModelSpec("bench.workloads.cnn:transfer_cnn", (28, 28, 1), 5),
     "cifar_cnn": ModelSpec("bench.workloads.cnn:cifar_cnn", (32, 32, 3), 10),
     "vgg16": ModelSpec("bench.workloads.vgg:vgg16", (224, 224, 3), 1000),
     "vgg19": ModelSpec("bench.workloads.vgg:vgg19", (224, 224, 3), 1000),
@@ -119,8 +121,8 @@ def workload(
     def build() -> Any:
         built = build_model(spec, seed, numerics.precision, dropout=not provable)
         if weights is not None:
-            told = load_weights(built, weights, name=model, head=spec.head, head_may_differ=freeze == BASE)
-            tell(told) if told else None
+            if told := load_weights(built, weights, name=model, head=spec.head, head_may_differ=freeze == BASE):
+                tell(told)
         if freeze is not None:
             freeze_layers(built, freeze, name=model, head=spec.head)
         return built
