@@ -123,8 +123,9 @@ def verdict(found: Interval) -> str:
 
 def check_classes(options: Options) -> None:
     """Raises UsageError unless the classes are two groups of the data set's that have none in common."""
-    from bench.workloads import DATASETS, check
+    from bench.workloads import check
     from bench.workloads.classes import chosen_classes
+    from bench.workloads.datasets import DATASETS
 
     groups = []
     for name, text in (("pretrain-classes", options.pretrain_classes), ("classes", options.classes)):
@@ -134,8 +135,8 @@ def check_classes(options: Options) -> None:
         groups.append({*chosen})
     if common := groups[0] & groups[1]:
         raise UsageError(
-            f"--pretrain-classes {options.pretrain_classes} and --classes {options.classes} have {min(common)} in common, "
-            "which would not be unseen: give two groups apart, such as 0-4 and 5-9"
+            f"--pretrain-classes {options.pretrain_classes} and --classes {options.classes} have {min(common)} in "
+            "common, which would not be unseen: give two groups apart, such as 0-4 and 5-9"
         )
 
 

@@ -118,11 +118,15 @@ def workload(
     every = DATASETS[dataset].load(data_dir, spec.input_shape, seed)
     images, labels = fit_to_model(subset(every, chosen, num_train_samples, seed), spec.input_shape)
 
+    told: list[str] = []
+
     def build() -> Any:
         built = build_model(spec, seed, numerics.precision, dropout=not provable)
         if weights is not None:
-            if told := load_weights(built, weights, name=model, head=spec.head, head_may_differ=freeze == BASE):
-                tell(told)
+            line = load_weights(built, weights, name=model, head=spec.head, head_may_differ=freeze == BASE)
+            if line and line not in told:
+                told.append(line)
+                tell(line)
         if freeze is not None:
             freeze_layers(built, freeze, name=model, head=spec.head)
         return built
