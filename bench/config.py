@@ -7,6 +7,7 @@ dashes: `num-iters = 20` or `num_iters = 20`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from jobs.cluster import MAX_PORT
 from results import command_line
 from results.command_line import Refused, file_words, flag, value_of
 from strategies.base import ExchangeConfig, NumericsConfig
+
+MODEL_FILES = (".weights.h5", ".keras")
+"""How the names of files end that Keras saves a model's weights, or all of a model, to."""
 
 _MOST = (1 << 31) - 1
 """Steps, images, seeds: what fits the tables and the frameworks."""
@@ -63,6 +67,51 @@ class WorkloadConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How it is trained."""
+
+    phase: Literal["train", "forward"] = "train"
+    """What a step is: train is forward and backward pass, exchange and update; forward is inference, and changes
+    nothing."""
+    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"] = "sgd"
+    """What changes the weights, as Keras has it: momentum and nesterov are sgd with momentum 0.9."""
+    lr: float | None = None
+    """Learning rate. None is 0.01 for sgd, momentum and nesterov, 0.001 for adam, adamw and rmsprop."""
+    lr_scaling: Literal["none", "linear"] = "none"
+    """linear takes the learning rate as meant for updates of 64 images, and multiplies it by the images of an update /
+    64."""
+    lr_warmup_epochs: int = 0
+    """Over so many epochs the learning rate rises from the unscaled one to the scaled one [epochs]."""
+    epochs: int | None = None
+    """Passes over the data set, each followed by an evaluation on its test images [epochs]. Excludes --num-iters."""
+    target_accuracy: float | None = None
+    """Stop after the evaluation that reaches this part of the test images; --epochs is then the most."""
+    save_model: Path | None = None
+    """File that rank 0 saves the trained model to [path]: NAME.weights.h5 or NAME.keras."""
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise UsageError(f"--lr is {self.lr:g}: give a finite number above 0")
+        _positive("--epochs", self.epochs)
+        _at_least("--lr-warmup-epochs", self.lr_warmup_epochs, 0)
+        if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
+            raise UsageError(f"--target-accuracy is {self.target_accuracy:g}: give a part of 1, such as 0.97")
+        if self.target_accuracy is not None and self.epochs is None:
+            raise UsageError("--target-accuracy needs --epochs, the most that it may take: give both")
+        if self.lr_warmup_epochs and self.lr_scaling == "none":
+            raise UsageError("--lr-warmup-epochs rises to the scaled rate: give --lr-scaling linear too")
+        if self.lr_warmup_epochs and not self.lr_warmup_epochs <= (self.epochs or 0):
+            raise UsageError(
+                f"--lr-warmup-epochs is {self.lr_warmup_epochs}: it needs at least as many --epochs, or the rate would "
+                "never be the scaled one"
+            )
+        if self.save_model is not None and not self.save_model.name.endswith(MODEL_FILES):
+            raise UsageError(
+                f"--save-model is {str(self.save_model)!r}: give a name that ends in .weights.h5 or .keras"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MeasureConfig:
     """How it is measured."""
 
@@ -70,8 +119,8 @@ class MeasureConfig:
     """Steps before the timed ones, recorded and flagged [steps]. The first traces and compiles."""
     num_batches_per_iter: int = 10
     """Steps in one compiled call [steps]; the clock is read after each call."""
-    num_iters: int = 10
-    """Timed iterations [calls]."""
+    num_iters: int | None = None
+    """Timed iterations [calls]. None is 10, or with --epochs as many as they take."""
     telemetry_period: float = 0.2
     """Time between two samples of memory, power and network [s]; 0 takes none."""
 
@@ -162,15 +211,20 @@ class RunConfig:
     workload: OmitArgPrefixes[WorkloadConfig] = field(default_factory=WorkloadConfig)
     exchange: OmitArgPrefixes[ExchangeConfig] = field(default_factory=ExchangeConfig)
     numerics: OmitArgPrefixes[NumericsConfig] = field(default_factory=NumericsConfig)
+    training: OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
     measure: OmitArgPrefixes[MeasureConfig] = field(default_factory=MeasureConfig)
     machine: OmitArgPrefixes[MachineConfig] = field(default_factory=MachineConfig)
     output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
     config: Path | None = None
     """TOML file of flags; what is given on the command line wins."""
 
+    def __post_init__(self) -> None:
+        if self.training.epochs is not None and self.measure.num_iters is not None:
+            raise UsageError("--epochs and --num-iters both say how long to train: give one of them")
+
     def groups(self) -> tuple[Any, ...]:
         """The sections."""
-        return self.workload, self.exchange, self.numerics, self.measure, self.machine, self.output
+        return self.workload, self.exchange, self.numerics, self.training, self.measure, self.machine, self.output
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by its flag's name, in plain JSON types."""

@@ -49,6 +49,11 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
             reasons[column] = no_gpu
     if plan.strategy.resources.gpu_memory_mib is None:
         reasons["gpu_memory_mib"] = "no limit was asked for"
+    if plan.config.training.epochs is None:
+        reasons["epochs"] = "iterations were asked for, not epochs"
+    if plan.config.training.target_accuracy is None:
+        for column in ("target_accuracy", "time_to_accuracy_s"):
+            reasons[column] = "no target accuracy was asked for"
     if any(not plan.strategy.replicas(task) for task in plan.strategy.cluster.tasks):
         # Null in some rows of `ranks`.
         for column in ("trace_s", "warmup_s", "startup_time_s", "timed_s", "retraces", "devices", "weight_digests"):

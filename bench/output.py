@@ -34,6 +34,15 @@ def print_iter(plan: Plan, row: dict[str, Any], timed_index: int) -> None:
     _say(f"Iter #{timed_index}: {rate:.1f} img/sec per {plan.strategy.resources.device_kind.upper()}")
 
 
+def print_eval(row: dict[str, Any], run_id: str | None) -> None:
+    """One evaluation: a row of `evals` without run."""
+    _say(
+        f"Epoch {row['epoch']}: accuracy {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['train_s']:.1f} s trained"
+    )
+    where = {"epoch_num": row["epoch"], "train_s": row["train_s"], "run_id": run_id}
+    _say(mllog("eval_accuracy", row["accuracy"], where))
+
+
 def print_summary(summary: dict[str, Any], *, as_json: bool) -> None:
     """The run's figures; with `as_json` the machine-readable line comes last."""
     if summary["status"] == "ok":
@@ -42,10 +51,22 @@ def print_summary(summary: dict[str, Any], *, as_json: bool) -> None:
         _say(f"Img/sec per {kind}: {rate / devices:.1f} +-{spread / devices:.1f}")
         _say(f"Total img/sec on {devices} {kind}(s): {rate:.1f} +-{spread:.1f}")
         _say(mllog("throughput", rate, {"unit": "images/s", "run_id": summary["run_id"]}))
+        _print_convergence(summary)
         _say(mllog("step_time_p50", summary["step_time_p50_s"], {"unit": "s", "run_id": summary["run_id"]}))
         _say(f"total images/sec: {rate:.2f}")
     if as_json:
         _say(json.dumps(summary))
+
+
+def _print_convergence(summary: dict[str, Any]) -> None:
+    """Whether and when the target was reached, where one was set."""
+    target, time_s = summary["target_accuracy"], summary["time_to_accuracy_s"]
+    if time_s is not None:
+        _say(f"Time to accuracy {target:g}: {time_s:.2f} s of training")
+        _say(mllog("time_to_accuracy", time_s, {"unit": "s", "target": target, "run_id": summary["run_id"]}))
+    elif target is not None:
+        best = summary["best_accuracy"]
+        _say(f"Target accuracy {target:g} not reached in {summary['epochs']} epoch(s): best {best:.4f}")
 
 
 def complain(line: str) -> None:

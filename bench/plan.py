@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
-from bench.config import MachineConfig, RunConfig
+from bench.config import MachineConfig, RunConfig, TrainingConfig
+from bench.convergence import RateWarmup, epoch_ends, scaled_rate
 from bench.errors import EnvironmentFault, UsageError
 from bench.measure import Schedule
 from bench.workloads import check as check_workload
 from bench.workloads.freezing import check as check_freeze
+from bench.workloads.optimizers import OPTIMIZERS
 from bench.workloads.weights import check as check_weights
 from bench.workloads.weights import digest
 from jobs.cluster import ClusterEnv
+from results.command_line import flag
 from results.schema import SCHEMA_VERSION
 from strategies import load
 from strategies.base import Resources, Strategy
 
 DEFAULT_BATCH_SIZE = 64
 """Images a device and step where neither batch flag is given."""
+
+DEFAULT_NUM_ITERS = 10
+"""Timed iterations where neither they nor epochs are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +37,6 @@ class Plan:
 
     config: RunConfig
     strategy: Strategy
-    schedule: Schedule
     batch_per_device: int
     global_batch: int
     num_devices: int
@@ -37,6 +44,47 @@ class Plan:
     """CPU cores a replica can really use: fewer where workers share cores or a quota is set."""
     weights: str | None
     """SHA-256 of the file of --weights."""
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the flag, or the optimizer's own, as it is scaled."""
+        return scaled_rate(self._unscaled_rate, self.config.training.lr_scaling, self._images_of_update)
+
+    @property
+    def rate_warmup(self) -> RateWarmup | None:
+        """How the learning rate gets there; None where it is there at once."""
+        epochs = self.config.training.lr_warmup_epochs
+        if not epochs:
+            return None
+        return RateWarmup(first=self._unscaled_rate, epochs=epochs, images_of_update=self._images_of_update)
+
+    @property
+    def _unscaled_rate(self) -> float:
+        training = self.config.training
+        return training.lr if training.lr is not None else OPTIMIZERS[training.optimizer].learning_rate
+
+    @property
+    def _images_of_update(self) -> int:
+        # Workers that do not wait for each other change the weights one by one.
+        return self.global_batch if self.strategy.synchronous else self.batch_per_device
+
+    @property
+    def num_iters(self) -> int | None:
+        """Timed iterations, where they were asked for and not epochs."""
+        measure = self.config.measure
+        return None if self.config.training.epochs else measure.num_iters or DEFAULT_NUM_ITERS
+
+    def schedule(self, num_samples: int) -> Schedule:
+        """The calls of the run, for training images so many. Raises UsageError where they are too few."""
+        measure, epochs = self.config.measure, self.config.training.epochs
+        if self.num_iters is None:
+            ends = epoch_ends(num_samples, self.global_batch, epochs or 1)
+            return Schedule.of_epochs(measure.num_warmup_batches, measure.num_batches_per_iter, ends)
+        return Schedule(
+            num_warmup_batches=measure.num_warmup_batches,
+            num_batches_per_iter=measure.num_batches_per_iter,
+            num_iters=self.num_iters,
+        )
 
     def run_fields(self) -> dict[str, Any]:
         """What is known of the row of `runs` before anything has started."""
@@ -58,9 +106,15 @@ class Plan:
             "weights": self.weights,
             "batch_per_device": self.batch_per_device,
             "global_batch": self.global_batch,
-            "num_warmup_batches": self.schedule.num_warmup_batches,
-            "num_batches_per_iter": self.schedule.num_batches_per_iter,
-            "num_iters": self.schedule.num_iters,
+            "num_warmup_batches": config.measure.num_warmup_batches,
+            "num_batches_per_iter": config.measure.num_batches_per_iter,
+            "num_iters": self.num_iters,
+            "lr_warmup_epochs": config.training.lr_warmup_epochs,
+            "epochs": config.training.epochs,
+            "target_accuracy": config.training.target_accuracy,
+            "phase": config.training.phase,
+            "optimizer": None if config.training.phase == "forward" else config.training.optimizer,
+            "learning_rate": None if config.training.phase == "forward" else self.learning_rate,
             "precision": strategy.numerics.precision,
             "xla": strategy.numerics.xla,
             "num_nodes": strategy.cluster.num_nodes,
@@ -85,7 +139,8 @@ class Plan:
     def fingerprint(self) -> str:
         """16 hex digits over what must be the same on every rank: what is trained, how it is timed, on what."""
         config = self.config
-        said = [asdict(group) for group in (config.workload, config.exchange, config.numerics, config.measure)]
+        groups = (config.workload, config.exchange, config.numerics, config.training, config.measure)
+        said = [asdict(group) for group in groups]
         text = json.dumps([*said, self.num_devices, self.strategy.resources.device_kind], default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -96,6 +151,7 @@ class Plan:
             "batch_size": None if strong else self.batch_per_device,
             "num_workers": sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks),
             "num_ps": strategy.num_ps or None,
+            "num_iters": self.num_iters,
             "device": strategy.resources.device_kind,
             "devices_per_worker": strategy.local_replicas,
             "intra_op_threads": strategy.resources.intra_op_threads,
@@ -142,15 +198,43 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
     """The strategy in its place, checked. Raises UsageError for names and combinations that cannot run."""
     strategy = load(config.workload.strategy)(cluster, resources, config.exchange, config.numerics)
     strategy.check()
-    work = config.workload
-    check_workload(work.model, work.dataset, work.data_dir, work.classes)
-    check_freeze(work.freeze)
-    check_weights(work.weights)
+    training, job = config.training, config.workload
+    check_workload(job.model, job.dataset, job.data_dir, classes=job.classes, evaluated=training.epochs is not None)
+    check_freeze(job.freeze)
+    check_weights(job.weights)
+    if training.phase == "forward" and job.freeze is not None:
+        raise UsageError("--freeze is of a training, and --phase forward trains nothing: leave it out")
+    _check_training(training, strategy)
     return strategy
 
 
+def _check_training(training: TrainingConfig, strategy: Strategy) -> None:
+    wanted = {"epochs": training.epochs, "save_model": training.save_model}
+    for name in (name for name, value in wanted.items() if value is not None):
+        if training.phase == "forward":
+            raise UsageError(f"{flag(name)} is of a training, and --phase forward trains nothing: leave it out")
+        if not strategy.one_model:
+            raise UsageError(
+                f"strategy {strategy.name!r} trains a model in each worker, so {flag(name)} has no one model: leave it "
+                "out, or choose mwms"
+            )
+    if training.phase == "forward" and training.lr_scaling != "none":
+        raise UsageError("--lr-scaling is of a training, and --phase forward trains nothing: leave it out")
+    if training.save_model is not None and strategy.cluster.rank == 0:
+        _check_writable(training.save_model)
+
+
+def _check_writable(path: Path) -> None:
+    """Raises UsageError unless a file of that name can be made or replaced."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise UsageError(f"--save-model {str(path)!r}: there is no folder {str(folder)!r}: make it first")
+    if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"--save-model {str(path)!r} cannot be written: choose another place")
+
+
 def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, num_cores: int) -> Plan:
-    """Batch sizes, schedule and, where they were left open, a thread for each of the process's `num_cores` cores.
+    """Batch sizes and, where they were left open, a thread for each of the process's `num_cores` cores.
 
     Raises UsageError for a global batch that the devices cannot share evenly, and EnvironmentFault for a file of
     weights that cannot be read.
@@ -171,11 +255,6 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
     return Plan(
         config=config,
         strategy=strategy,
-        schedule=Schedule(
-            num_warmup_batches=config.measure.num_warmup_batches,
-            num_batches_per_iter=config.measure.num_batches_per_iter,
-            num_iters=config.measure.num_iters,
-        ),
         batch_per_device=batch,
         global_batch=batch * num_devices,
         num_devices=num_devices,

@@ -12,22 +12,30 @@ from results.record import Tables
 _IDENTITY = (
     *("run_id", "experiment", "label", "sweep_task", "status", "exit_code", "error", "failed_rank", "failed_phase"),
     *("strategy", "model", "dataset", "num_devices", "device_kind", "batch_per_device", "global_batch"),
+    *("epochs", "target_accuracy"),
 )
 
 MAD_TO_SIGMA = 1.4826
 """Median absolute deviation of a normal distribution -> its standard deviation."""
 
 
-def images_per_s(timed: Sequence[dict[str, Any]], devices: Mapping[int, int], batch_per_device: int) -> float:
-    """Images of all ranks / (latest end - earliest start). `timed`: rows of `iters` without warm-up, all ranks;
-    `devices`: rank -> replicas.
+def images_per_s(
+    timed: Sequence[dict[str, Any]],
+    devices: Mapping[int, int],
+    batch_per_device: int,
+    evals: Sequence[dict[str, Any]] = (),
+) -> float:
+    """Images of all ranks / (latest end - earliest start - evaluations between them). `timed`: rows of `iters` without
+    warm-up, all ranks; `devices`: rank -> replicas; `evals`: rows of that table.
 
     A window over everything, not a mean of rates, which would weigh fast steps more (MLPerf HPC's rule).
     """
     start_ns = min(row["t_start_ns"] for row in timed)
     end_ns = max(row["t_start_ns"] + row["duration_s"] * 1e9 for row in timed)
     batches = sum(row["num_batches"] * devices[row["rank"]] for row in timed)
-    return float(batches * batch_per_device / (end_ns - start_ns) * 1e9)
+    last = max(row["iter"] for row in timed)
+    evaluated_s = sum(row["eval_s"] for row in evals if row["iter"] < last)
+    return float(batches * batch_per_device / ((end_ns - start_ns) / 1e9 - evaluated_s))
 
 
 def summarise(tables: Tables) -> dict[str, Any]:
@@ -38,7 +46,8 @@ def summarise(tables: Tables) -> dict[str, Any]:
     if run["status"] != "ok":
         return summary
     devices = {row["rank"]: row["num_devices"] for row in tables["ranks"]}
-    rate = images_per_s(timed, devices, run["batch_per_device"])
+    evals = tables.get("evals", [])
+    rate = images_per_s(timed, devices, run["batch_per_device"], evals)
     # A step is as slow as its slowest rank.
     iterations: dict[int, dict[str, Any]] = {}
     for row in timed:
@@ -58,11 +67,14 @@ def summarise(tables: Tables) -> dict[str, Any]:
         "step_time_jitter_s": float(MAD_TO_SIGMA * np.median(np.abs(step_times - p50))),
         "data_wait_share": sum(row["data_wait_s"] for row in timed) / sum(row["duration_s"] for row in timed),
         **{name: _largest(tables["ranks"], name) for name in _LARGEST_OF_RANKS},
+        "final_accuracy": evals[-1]["accuracy"] if evals else None,
+        "best_accuracy": _largest(evals, "accuracy"),
+        "time_to_accuracy_s": run.get("time_to_accuracy_s"),
     }
 
 
-def _largest(ranks: Sequence[dict[str, Any]], column: str) -> float | None:
-    values = [row[column] for row in ranks if row.get(column) is not None]
+def _largest(rows: Sequence[dict[str, Any]], column: str) -> float | None:
+    values = [row[column] for row in rows if row.get(column) is not None]
     return max(values, default=None)
 
 
@@ -80,4 +92,7 @@ FIGURES = (
     "step_time_jitter_s",
     "data_wait_share",
     *_LARGEST_OF_RANKS,
+    "final_accuracy",
+    "best_accuracy",
+    "time_to_accuracy_s",
 )

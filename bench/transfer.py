@@ -129,7 +129,7 @@ def check_classes(options: Options) -> None:
 
     groups = []
     for name, text in (("pretrain-classes", options.pretrain_classes), ("classes", options.classes)):
-        check(options.model, options.dataset, options.data_dir, text)
+        check(options.model, options.dataset, options.data_dir, classes=text, evaluated=True)
         chosen = chosen_classes(text, options.dataset, DATASETS[options.dataset].num_classes)
         assert chosen is not None, name
         groups.append({*chosen})

@@ -22,9 +22,10 @@ from bench.bounds import Bounds
 from bench.clock import Clock
 from bench.config import RunConfig
 from bench.errors import BenchError, gist
+from bench.evaluating import Evaluations
 from bench.evidence import Evidence, digest, project
 from bench.lifecycle import RUN_ID
-from bench.measure import measure
+from bench.measure import Schedule, measure
 from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
 from bench.ranklog import RankLog
 from bench.stopping import Stopped, ignore_signals, stop_on_signals
@@ -37,6 +38,7 @@ from jobs.launch import die_with_launcher
 from jobs.rendezvous import PeerGone, PeerLate, Rendezvous
 from results.exit_codes import ExitCode
 from results.store import Store
+from results.writing import replacing
 from strategies.base import Steps, Trainer
 
 _NO_PROXY = "no_grpc_proxy"
@@ -63,7 +65,7 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoRet
     bounds = Bounds(
         config.machine,
         watchdog.Deadline(scratch, cluster.rank),
-        num_batches=plan.schedule.num_batches_per_iter,
+        num_batches=config.measure.num_batches_per_iter,
         synchronous=strategy.synchronous,
     )
     log = RankLog(clock, int(env[STARTED_NS]), on_enter=bounds.enter)
@@ -113,6 +115,8 @@ class _Member:
         self._sampled = sampled
         self._trainer: Trainer | None = None
         self._meeting: Rendezvous | None = None
+        self._schedule: Schedule
+        self._num_test_samples = 0
         # Whoever gave us the run's id reads our shard and speaks for us; others only see our standard error.
         self._speaks_for_itself = run_id is None
 
@@ -202,8 +206,12 @@ class _Member:
             seed=settings.seed,
             batch_per_device=plan.batch_per_device,
             global_batch=plan.global_batch,
-            steps=plan.schedule.num_batches,
+            steps=lambda num_samples: plan.schedule(num_samples).num_batches,
             numerics=plan.config.numerics,
+            optimizer=plan.config.training.optimizer,
+            learning_rate=plan.learning_rate,
+            rate_warmup=plan.rate_warmup,
+            evaluated=plan.config.training.epochs is not None,
             provable=plan.config.output.evidence is not None,
             freeze=settings.freeze,
             weights=settings.weights,
@@ -211,9 +219,12 @@ class _Member:
             num_train_samples=settings.num_train_samples,
             tell=output.tell if self._rank == 0 else lambda line: None,
         )
+        self._num_test_samples = job.num_test_samples
+        self._schedule = plan.schedule(job.data.num_samples)
         trainer = plan.strategy.trainer(job)
         if trainer is not None:
             if self._rank == 0:
+                self._log.shard.update_run(num_iters=self._schedule.num_iters)
                 self._describe_model(trainer.model)
             self._log.note(devices=trainer.devices())
         return trainer
@@ -235,8 +246,20 @@ class _Member:
         folder = plan.config.output.evidence
         evidence = Evidence(project(trainer.weights(0))) if folder else None
 
+        evaluations = Evaluations(
+            plan,
+            self._schedule,
+            num_samples=self._num_test_samples,
+            exchange=meeting.exchange,
+            log=log,
+            bounds=self._bounds,
+            clock=self._clock,
+            run_id=self._run_id,
+        )
+
         def keep(row: dict[str, Any], steps: Steps) -> None:
             log.shard.add_iter(row)
+            evaluations.stepped(row)
             if reasons := {name: _CLOCK_SET for name in ("data_wait_s", "compute_s") if row[name] is None}:
                 log.shard.update_run(null_reasons=reasons)
             self._bounds.stepped(row)
@@ -247,11 +270,12 @@ class _Member:
 
         measure(
             trainer,
-            plan.schedule,
+            self._schedule,
             self._clock,
             on_traced=lambda: log.enter("warmup"),
             on_warm=warm,
             on_iter=keep,
+            on_epoch=lambda epoch, train_s: evaluations.perform(trainer, epoch, train_s),
         )
         log.enter("finish")
         log.note(
@@ -263,6 +287,9 @@ class _Member:
             evidence.save(folder, self._rank, updates=trainer.updates(), weights=trainer.weights(0))
         if self._rank == 0:
             self._describe_exchange(trainer.all_reduce())
+            if (path := plan.config.training.save_model) is not None:
+                with replacing(path) as new:
+                    trainer.save(new)
 
     @property
     def _rank(self) -> int:

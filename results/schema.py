@@ -1,4 +1,4 @@
-"""The tables, four of runs and one of proofs: every column, its type, its unit and its meaning.
+"""The tables, five of runs and one of proofs: every column, its type, its unit and its meaning.
 
 A metric that could not be measured is null, and `runs.null_reasons` says why; it is never 0.
 The Arrow types are made on demand: the processes that train never load pyarrow.
@@ -63,6 +63,13 @@ RUNS = (
     Column("num_warmup_batches", "int64", "steps before the timed ones, every rank"),
     Column("num_batches_per_iter", "int64", "steps in one compiled call"),
     Column("num_iters", "int64", "timed iterations asked for"),
+    Column("phase", "string", "train: forward and backward pass, exchange, update; forward: the forward pass alone"),
+    Column("optimizer", "string", "what changes the weights; null in the forward phase"),
+    Column("learning_rate", "float64", "of the optimizer; null in the forward phase"),
+    Column("lr_warmup_epochs", "int64", "over which the learning rate has risen from the unscaled one"),
+    Column("epochs", "int64", "passes over the data set asked for, at most; null where iterations were"),
+    Column("target_accuracy", "float64", "part of the test images at which training was to stop; null without"),
+    Column("time_to_accuracy_s", "float64", "evals.train_s of the first evaluation that reached it; null if none did"),
     Column("precision", "string", "arithmetic of the layers: fp32, bf16, fp16 or tf32"),
     Column("xla", "bool", "forward and backward pass were compiled by XLA"),
     Column("num_nodes", "int64", "hosts"),
@@ -145,7 +152,7 @@ RANKS = (
     Column("trace_s", "float64", "first step: tracing, compiling and running it"),
     Column("warmup_s", "float64", "the other warm-up steps"),
     Column("startup_time_s", "float64", "process start to first timed step"),
-    Column("timed_s", "float64", "first to last timed step"),
+    Column("timed_s", "float64", "first to last timed step, evaluations between them included"),
     Column("retraces", "int64", "times the step was traced again after warm-up"),
     Column("weight_digests", "texts", "SHA-256 of the trained weights, a replica each"),
     Column("peak_rss_bytes", "int64", "the operating system's high-water mark of the process"),
@@ -171,6 +178,21 @@ ITERS = (
         "several replicas the slowest; null where it was not measured",
     ),
     Column("loss", "float64", "mean cross-entropy over the images this rank trained in the iteration"),
+)
+
+EVALS = (
+    Column("run_id", "string", ""),
+    Column("epoch", "int64", "that has ended, counted from 1"),
+    Column("iter", "int64", "the last iteration before it, as in iters"),
+    Column("steps", "int64", "steps so far, warm-up included; of a strategy without steps in common each worker's"),
+    Column("images", "int64", "trained so far by all devices, each as often as it was trained"),
+    Column("t_ns", "int64", "Unix time on rank 0's clock at which it began"),
+    Column("train_s", "float64", "training time so far: iterations on rank 0's clock but the first, no evaluation"),
+    Column("eval_s", "float64", "until all ranks' sums were added up; the first traces and compiles"),
+    Column("num_correct", "int64", "test images whose largest logit is that of their label"),
+    Column("num_samples", "int64", "test images, all of them, each once"),
+    Column("accuracy", "float64", "num_correct / num_samples"),
+    Column("loss", "float64", "mean cross-entropy of the test images, in inference"),
 )
 
 TELEMETRY = (
@@ -222,11 +244,17 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
     "ranks": RANKS,
     "iters": ITERS,
     "telemetry": TELEMETRY,
+    "evals": EVALS,
     "verifications": VERIFICATIONS,
 }
 
 RUN_TABLES = ("runs", "ranks", "iters", "telemetry")
 """Those that every run fills."""
+
+TABLES_OF_SOME_RUNS = ("evals",)
+"""Those that only some runs fill: with evaluations, a run by epochs."""
+
+TABLES_OF_RUNS = (*RUN_TABLES, *TABLES_OF_SOME_RUNS)
 
 COMPARABLE_FIELDS = (
     "strategy",
@@ -241,6 +269,12 @@ COMPARABLE_FIELDS = (
     "batch_per_device",
     "global_batch",
     "num_batches_per_iter",
+    "phase",
+    "optimizer",
+    "learning_rate",
+    "lr_warmup_epochs",
+    "epochs",
+    "target_accuracy",
     "precision",
     "xla",
     "num_nodes",

@@ -91,6 +91,18 @@ class Shard:
     total: int
 
 
+class Data(Protocol):
+    """The images of a workload, as far as a run's record tells of them."""
+
+    num_samples: int
+
+    def sharding(self, readers: int) -> str | None:
+        """How so many processes share them: by `file`, by `record`, or None where each holds all in memory."""
+
+    def fault(self, error: Exception) -> str | None:
+        """What in the files made the framework raise that while training, on one line; None where it was not they."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """The training to run, the same under every strategy."""
@@ -103,11 +115,42 @@ class Workload:
     """Makes the tf.data pipeline of a shard: each element is (images [b, h, w, c] float32 in [0, 1], labels [b] int32,
     samples [b] int32, the positions of the images in the data set) of one replica and one step, replicas in order
     within a step."""
+    data: Data
+    """What the input is made from."""
     global_batch: int
     """Images all replicas train a step."""
     numerics: NumericsConfig
     provable: bool
     """The fields of `Steps` that prove the training are wanted."""
+    build_evaluation: Callable[[Shard], Any] | None = None
+    """Makes the tf.data pipeline of a shard of the test images, of known length and as long for every replica: each
+    element is (images [b, h, w, c], labels [b], weights [b] float32) of one replica and one step, replicas in order
+    within a step, as `build_input` has them. A weight is 1 for an image that counts and 0 for one that fills a batch;
+    all shards together hold every test image once. None where nothing is evaluated."""
+    num_test_samples: int = 0
+    """Test images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model makes of test images."""
+
+    num_correct: int
+    """Images whose largest logit is that of their label."""
+    num_samples: int
+    """Images."""
+    loss_sum: float
+    """Of their cross-entropies."""
+
+    @property
+    def accuracy(self) -> float:
+        """The part that is right."""
+        return self.num_correct / self.num_samples
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy."""
+        return self.loss_sum / self.num_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +207,13 @@ class Trainer(Protocol):
 
     def synchronise(self) -> None:
         """Returns when every device of this process has finished all steps."""
+
+    def evaluate(self) -> Evaluation:
+        """The test images that belong to this process, or all where it drives others, by the model as it is now, in
+        inference. No step may be under way. Waits for no other process, and changes nothing that is trained."""
+
+    def save(self, path: Path) -> None:
+        """Writes the model's weights (`.weights.h5`) or the model (`.keras`) as Keras does, as one replica has them."""
 
     def traces(self) -> int:
         """How often the step has been traced."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
 from jobs.cluster import Task
-from strategies.base import ExchangeConfig, Shard, Steps, Strategy, Trainer, WorkerClock, Workload
+from strategies.base import Evaluation, ExchangeConfig, Shard, Steps, Strategy, Trainer, WorkerClock, Workload
 
 _LEAST_INTER_OP_THREADS = 8
 """With fewer, servers that wait for each other can use up all threads and wait for ever."""
@@ -104,6 +105,7 @@ class CoordinatedTrainer:
     def __init__(self, distribution: Any, workload: Workload, num_workers: int, worker_ranks: Sequence[int]) -> None:
         import tensorflow as tf
 
+        from strategies.evaluation import RemoteEvaluator
         from strategies.training import compile_steps
 
         self._ranks = worker_ranks
@@ -143,6 +145,10 @@ class CoordinatedTrainer:
             return which_worker(), start, end, loss_sums, *clocks_and_proof
 
         self._turn = turn
+        self._build_model = workload.build_model
+        self._evaluator = (
+            RemoteEvaluator(self._coordinator, self.model, workload, num_workers) if workload.build_evaluation else None
+        )
 
     def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
         """A turn for each worker; who takes it is decided when it comes up."""
@@ -154,6 +160,15 @@ class CoordinatedTrainer:
 
     def synchronise(self) -> None:
         """A turn is over when it can be fetched."""
+
+    def evaluate(self) -> Evaluation:
+        assert self._evaluator is not None, "the workload has no test images"
+        return self._evaluator.evaluate()
+
+    def save(self, path: Path) -> None:
+        from strategies.evaluation import save
+
+        save(self._build_model, (variable.value.numpy() for variable in self.model.variables), path)
 
     def traces(self) -> int:
         return int(self._turn.experimental_get_tracing_count())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from strategies.base import Shard, Steps, Workload
+from strategies.base import Evaluation, Shard, Steps, Workload
+from strategies.evaluation import Evaluator, save
 
 _COLLECTIVES = ("CollectiveReduce", "NcclAllReduce")
 
@@ -65,6 +67,8 @@ class ReplicatedTrainer:
         self._iterator = iter(
             distribution.distribute_datasets_from_function(lambda _context: workload.build_input(shard).repeat())
         )
+        self._build_model = workload.build_model
+        self._evaluator = Evaluator(distribution, self.model, workload, shard) if workload.build_evaluation else None
         self._steps = compile_steps(
             distribution,
             self.model,
@@ -91,6 +95,13 @@ class ReplicatedTrainer:
         for device in self._placed:
             with tf.device(device):
                 tf.raw_ops.SyncDevice()
+
+    def evaluate(self) -> Evaluation:
+        assert self._evaluator is not None, "the workload has no test images"
+        return self._evaluator.evaluate()
+
+    def save(self, path: Path) -> None:
+        save(self._build_model, (self._copies(variable)[0].numpy() for variable in self.model.variables), path)
 
     def traces(self) -> int:
         return int(self._steps.experimental_get_tracing_count())

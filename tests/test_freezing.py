@@ -25,7 +25,7 @@ def job(model: str = "mnist_cnn", freeze: str | None = None, **more: Any) -> Wor
         seed=1,
         batch_per_device=8,
         global_batch=8,
-        steps=12,
+        steps=lambda _num_samples: 12,
         numerics=NumericsConfig(**more),
         freeze=freeze,
     )

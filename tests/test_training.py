@@ -26,7 +26,7 @@ def trainer(model: str = "mnist_cnn", **numerics: Any) -> Any:
         seed=1,
         batch_per_device=8,
         global_batch=8,
-        steps=12,
+        steps=lambda _: 12,
         numerics=NumericsConfig(**numerics),
     )
     return ReplicatedTrainer(tf.distribute.get_strategy(), job, Shard(first=0, count=1, total=1))

@@ -101,7 +101,7 @@ def test_a_workload_begins_with_the_weights_and_frozen_ones_keep_them(tmp_path: 
         seed=1,
         batch_per_device=8,
         global_batch=8,
-        steps=2,
+        steps=lambda _num_samples: 2,
         numerics=NumericsConfig(),
         freeze="base",
         weights=tmp_path / "one.weights.h5",

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError, unknown_name
-from bench.workloads.classes import chosen_classes, subset
+from bench.workloads.classes import chosen_classes
 from bench.workloads.datasets import DATASETS
 from bench.workloads.freezing import BASE, freeze_layers
+from bench.workloads.optimizers import OPTIMIZERS, build_optimizer, rising
 from bench.workloads.weights import load_weights
 
 if TYPE_CHECKING:
+    from bench.convergence import RateWarmup
     from strategies.base import NumericsConfig, Workload
-
-LEARNING_RATE = 0.01
-"""Of plain SGD."""
 
 _DTYPE_POLICIES = {"fp32": "float32", "tf32": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 """Precision -> Keras's name; TF32 is a property of the device."""
@@ -51,15 +51,19 @@ MODELS = {
 }
 
 
-def check(model: str, dataset: str, data_dir: Path | None, classes: str | None = None) -> ModelSpec:
-    """The model's row of the table. Raises UsageError for a name that no table holds, for a missing data file and for
-    more classes than the model or the data set has."""
+def check(
+    model: str, dataset: str, data_dir: Path | None, *, classes: str | None = None, evaluated: bool = False
+) -> ModelSpec:
+    """The model's row of the table. Raises UsageError for a name that no table holds, for a missing data file, that of
+    the test images too where there is to be an evaluation, and for more classes than the model or the data set has."""
     if model not in MODELS:
         raise unknown_name("model", model, MODELS)
     if dataset not in DATASETS:
         raise unknown_name("dataset", dataset, DATASETS)
     spec = MODELS[model]
     DATASETS[dataset].find(data_dir)
+    if evaluated:
+        DATASETS[dataset].find(data_dir, "test")
     of_data = DATASETS[dataset].num_classes
     chosen = chosen_classes(classes, dataset, of_data)
     if (count := len(chosen) if chosen else of_data) > spec.num_classes:
@@ -93,8 +97,12 @@ def workload(
     seed: int,
     batch_per_device: int,
     global_batch: int,
-    steps: int,
+    steps: Callable[[int], int],
     numerics: NumericsConfig,
+    optimizer: str = "sgd",
+    learning_rate: float = OPTIMIZERS["sgd"].learning_rate,
+    rate_warmup: RateWarmup | None = None,
+    evaluated: bool = False,
     provable: bool = False,
     freeze: str | None = None,
     weights: Path | None = None,
@@ -102,22 +110,26 @@ def workload(
     num_train_samples: int | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Workload:
-    """The training that every strategy runs, with input for `steps` steps. Loads TensorFlow.
+    """The training that every strategy runs, with input for as many steps as `steps` says for the number of images.
+    Loads TensorFlow.
 
-    A `provable` one keeps which samples it trains, and leaves out dropout: replicas draw different numbers. `tell` gets
-    what a user should know of the weights when the model is built, which also raises UsageError and EnvironmentFault.
+    An `evaluated` one has test images, none of which it trains. A `provable` one keeps which samples it trains, and
+    leaves out dropout: replicas draw different numbers. `tell` gets what a user should know of the weights when the
+    model is built, which also raises UsageError and EnvironmentFault.
     Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be used.
     """
-    import keras
-
-    from bench.workloads.pipeline import fit_to_model, image_batches
+    from bench.workloads.source import open_source
     from strategies.base import Workload
 
-    spec = check(model, dataset, data_dir, classes)
+    spec = check(model, dataset, data_dir, classes=classes)
     chosen = chosen_classes(classes, dataset, DATASETS[dataset].num_classes)
-    every = DATASETS[dataset].load(data_dir, spec.input_shape, seed)
-    images, labels = fit_to_model(subset(every, chosen, num_train_samples, seed), spec.input_shape)
-
+    opened = partial(open_source, dataset, data_dir, spec.input_shape, seed, classes=chosen)
+    data = opened("rest" if evaluated else "train", count=num_train_samples)
+    test = opened("test") if evaluated else None
+    num_steps = steps(data.num_samples)
+    rate: Any = learning_rate
+    if rate_warmup is not None:
+        rate = rising(rate_warmup.first, learning_rate, rate_warmup.updates(data.num_samples))
     told: list[str] = []
 
     def build() -> Any:
@@ -133,9 +145,12 @@ def workload(
 
     return Workload(
         build_model=build,
-        build_optimizer=lambda: keras.optimizers.SGD(LEARNING_RATE),
-        build_input=lambda shard: image_batches(images, labels, shard, batch=batch_per_device, steps=steps, seed=seed),
+        build_optimizer=lambda: build_optimizer(optimizer, rate),
+        build_input=lambda shard: data.batches(shard, batch=batch_per_device, steps=num_steps),
+        data=data,
         global_batch=global_batch,
         numerics=numerics,
         provable=provable,
+        build_evaluation=(lambda shard: test.evaluation_batches(shard, batch=batch_per_device)) if test else None,
+        num_test_samples=test.num_samples if test else 0,
     )
