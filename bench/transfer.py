@@ -121,15 +121,20 @@ def verdict(found: Interval) -> str:
     return "They cannot be told apart: the interval of the difference holds 0; more --seeds narrow it."
 
 
-def check_classes(options: Options) -> None:
-    """Raises UsageError unless the classes are two groups of the data set's that have none in common."""
-    from bench.workloads import check
+def check(options: Options) -> None:
+    """Raises UsageError for a strategy that trains no one model, and unless the classes are two groups of the data
+    set's that have none in common."""
+    from bench.workloads import check as check_workload
     from bench.workloads.classes import chosen_classes
     from bench.workloads.datasets import DATASETS
 
+    if not load(options.strategy).one_model:
+        raise UsageError(
+            f"strategy {options.strategy!r} trains a model in each worker, so no one model is transferred: choose mwms"
+        )
     groups = []
     for name, text in (("pretrain-classes", options.pretrain_classes), ("classes", options.classes)):
-        check(options.model, options.dataset, options.data_dir, classes=text, evaluated=True)
+        check_workload(options.model, options.dataset, options.data_dir, classes=text, evaluated=True)
         chosen = chosen_classes(text, options.dataset, DATASETS[options.dataset].num_classes)
         assert chosen is not None, name
         groups.append({*chosen})
@@ -214,7 +219,7 @@ def _read_accuracies(results_dir: Path, run_ids: Sequence[str]) -> dict[str, flo
 
 def transfer(options: Options, console: Console) -> int:
     """Makes all runs, prints what came out and returns the exit code."""
-    check_classes(options)
+    check(options)
     prepare()
     runs: dict[str, list[str]] = {SCRATCH: [], PRETRAINING: [], TRANSFER: []}
     with tempfile.TemporaryDirectory(prefix="transfer-") as folder:
@@ -247,7 +252,8 @@ def _table(options: Options, accuracies: Mapping[str, Sequence[float]]) -> Table
             str(options.pretrain_epochs if first else options.epochs),
             str(len(values)),
             f"{found.mean:.1%}",
-            "-" if found.low is None else f"{found.low:.1%} - {found.high:.1%}",
+            # Student's interval knows nothing of a largest accuracy.
+            "-" if found.low is None or found.high is None else f"{max(0, found.low):.1%} - {min(1, found.high):.1%}",
         )
     return table
 
