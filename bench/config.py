@@ -37,9 +37,13 @@ class WorkloadConfig:
     model: str = "mnist_cnn"
     """Model: mnist_cnn, digits_cnn, transfer_cnn, cifar_cnn, vgg16, vgg19 or vgg16_cifar."""
     dataset: str = "synthetic"
-    """Images: synthetic, digits, mnist, fashion_mnist or cifar10."""
+    """Images: synthetic, digits, mnist, fashion_mnist, cifar10 or tfrecord (sharded JPEGs, as ImageNet's)."""
     data_dir: Path | None = None
-    """Folder of the mnist, fashion_mnist and cifar10 files; never downloaded into [path]. None is Keras's cache."""
+    """Folder of the mnist, fashion_mnist, cifar10 and tfrecord files; never downloaded into [path]. None is Keras's
+    cache, where tfrecord has none."""
+    cache: Literal["none", "memory", "disk"] | None = None
+    """Where tfrecord's encoded images are kept after the first epoch: nowhere, in memory, or in a folder of the run's
+    below TMPDIR. None is none; the other data sets are held in memory."""
     batch_size: int | None = None
     """Images a device and step [images], for weak scaling. None is 64 unless --global-batch-size is given."""
     global_batch_size: int | None = None

@@ -49,6 +49,8 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
             reasons[column] = no_gpu
     if plan.strategy.resources.gpu_memory_mib is None:
         reasons["gpu_memory_mib"] = "no limit was asked for"
+    if not plan.config.training.lr_warmup_epochs:
+        reasons["lr_warmup_epochs"] = "the learning rate is the same in all steps"
     if plan.config.training.epochs is None:
         reasons["epochs"] = "iterations were asked for, not epochs"
     if plan.config.training.target_accuracy is None:

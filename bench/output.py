@@ -28,6 +28,12 @@ def tell(line: str) -> None:
     _say(line)
 
 
+def print_input(num_samples: int, sharding: str, readers: int) -> None:
+    """How the files of the data set are shared."""
+    how = "each process reads its own files" if sharding == "file" else "every process reads all files"
+    _say(f"Input: {num_samples} images, sharded by {sharding} ({readers} process(es): {how})")
+
+
 def print_iter(plan: Plan, row: dict[str, Any], timed_index: int) -> None:
     """One timed iteration, as rank 0 saw it."""
     rate = row["num_batches"] * plan.batch_per_device / row["duration_s"]

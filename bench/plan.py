@@ -16,6 +16,7 @@ from bench.measure import Schedule
 from bench.workloads import check as check_workload
 from bench.workloads.freezing import check as check_freeze
 from bench.workloads.optimizers import OPTIMIZERS
+from bench.workloads.source import SETS, resolve_cache
 from bench.workloads.weights import check as check_weights
 from bench.workloads.weights import digest
 from jobs.cluster import ClusterEnv
@@ -104,12 +105,13 @@ class Plan:
             "num_train_samples": config.workload.num_train_samples,
             "freeze": config.workload.freeze,
             "weights": self.weights,
+            "cache": resolve_cache(config.workload.dataset, config.workload.cache),
             "batch_per_device": self.batch_per_device,
             "global_batch": self.global_batch,
             "num_warmup_batches": config.measure.num_warmup_batches,
             "num_batches_per_iter": config.measure.num_batches_per_iter,
             "num_iters": self.num_iters,
-            "lr_warmup_epochs": config.training.lr_warmup_epochs,
+            "lr_warmup_epochs": config.training.lr_warmup_epochs or None,
             "epochs": config.training.epochs,
             "target_accuracy": config.training.target_accuracy,
             "phase": config.training.phase,
@@ -149,6 +151,7 @@ class Plan:
         strategy, strong = self.strategy, self.config.workload.global_batch_size
         return {
             "batch_size": None if strong else self.batch_per_device,
+            "cache": resolve_cache(self.config.workload.dataset, self.config.workload.cache),
             "num_workers": sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks),
             "num_ps": strategy.num_ps or None,
             "num_iters": self.num_iters,
@@ -199,11 +202,20 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
     strategy = load(config.workload.strategy)(cluster, resources, config.exchange, config.numerics)
     strategy.check()
     training, job = config.training, config.workload
-    check_workload(job.model, job.dataset, job.data_dir, classes=job.classes, evaluated=training.epochs is not None)
+    check_workload(
+        job.model,
+        job.dataset,
+        job.data_dir,
+        classes=job.classes,
+        num_train_samples=job.num_train_samples,
+        evaluated=training.epochs is not None,
+    )
     check_freeze(job.freeze)
     check_weights(job.weights)
     if training.phase == "forward" and job.freeze is not None:
         raise UsageError("--freeze is of a training, and --phase forward trains nothing: leave it out")
+    if resolve_cache(job.dataset, job.cache) == "disk" and strategy.no_disk_cache:
+        raise UsageError(f"--cache disk cannot work under strategy {strategy.name!r}: {strategy.no_disk_cache}")
     _check_training(training, strategy)
     return strategy
 
@@ -236,8 +248,8 @@ def _check_writable(path: Path) -> None:
 def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, num_cores: int) -> Plan:
     """Batch sizes and, where they were left open, a thread for each of the process's `num_cores` cores.
 
-    Raises UsageError for a global batch that the devices cannot share evenly, and EnvironmentFault for a file of
-    weights that cannot be read.
+    Raises UsageError for a global batch that the devices cannot share evenly, or that the data set cannot fill, and
+    EnvironmentFault for a file of weights that cannot be read.
     """
     num_devices = strategy.shard().total
     wanted = config.workload.global_batch_size
@@ -246,6 +258,7 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
         near = f"{below} or {below + num_devices}" if below else str(num_devices)
         raise UsageError(f"--global-batch-size {wanted} cannot be shared evenly by {num_devices} devices: use {near}")
     batch = wanted // num_devices if wanted else config.workload.batch_size or DEFAULT_BATCH_SIZE
+    _check_size(config, batch * num_devices)
     resources = strategy.resources
     strategy.resources = replace(
         resources,
@@ -261,3 +274,12 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
         cores_per_device=cores_per_device,
         weights=digest(config.workload.weights) if config.workload.weights else None,
     )
+
+
+def _check_size(config: RunConfig, global_batch: int) -> None:
+    known = SETS[config.workload.dataset].num_samples(config.workload.data_dir)
+    if known is not None and known < global_batch:
+        raise UsageError(
+            f"data folder {str(config.workload.data_dir)!r} has {known} images to train and a global batch is "
+            f"{global_batch}: choose a smaller batch"
+        )

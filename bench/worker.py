@@ -39,7 +39,7 @@ from jobs.rendezvous import PeerGone, PeerLate, Rendezvous
 from results.exit_codes import ExitCode
 from results.store import Store
 from results.writing import replacing
-from strategies.base import Steps, Trainer
+from strategies.base import Data, Steps, Trainer
 
 _NO_PROXY = "no_grpc_proxy"
 """gRPC reads it before no_proxy."""
@@ -114,6 +114,7 @@ class _Member:
         self._gpus = gpus
         self._sampled = sampled
         self._trainer: Trainer | None = None
+        self._data: Data | None = None
         self._meeting: Rendezvous | None = None
         self._schedule: Schedule
         self._num_test_samples = 0
@@ -149,6 +150,11 @@ class _Member:
             missed = any(words in said for words in self._plan.strategy.peer_errors)
             full = type(problem).__name__ in ("ResourceExhaustedError", "MemoryError")
             status = "oom" if full else "interrupted" if missed else "failed"
+            if self._data:
+                # To look for a bad file takes seconds, in which whoever waits for this rank may have it ended.
+                self._log.note(status=status, error=error, exit_code=code)
+                if fault := self._data.fault(problem):
+                    status, error = "failed", fault
         spoken = self._log.end(status=status, error=error, exit_code=code)
         if error and (self._speaks_for_itself or not spoken):
             output.complain(f"in {self._log.phase}: {error}")
@@ -211,16 +217,20 @@ class _Member:
             optimizer=plan.config.training.optimizer,
             learning_rate=plan.learning_rate,
             rate_warmup=plan.rate_warmup,
-            evaluated=plan.config.training.epochs is not None,
+            split="train" if plan.config.training.epochs is None else "rest",
             provable=plan.config.output.evidence is not None,
+            cache=settings.cache,
             freeze=settings.freeze,
             weights=settings.weights,
             classes=settings.classes,
             num_train_samples=settings.num_train_samples,
             tell=output.tell if self._rank == 0 else lambda line: None,
         )
-        self._num_test_samples = job.num_test_samples
+        self._data = job.data
+        self._num_test_samples = job.held_out.num_samples if job.held_out else 0
         self._schedule = plan.schedule(job.data.num_samples)
+        if self._rank == 0:
+            self._describe_data(job.data)
         trainer = plan.strategy.trainer(job)
         if trainer is not None:
             if self._rank == 0:
@@ -354,6 +364,20 @@ class _Member:
             provenance=fields,
             null_reasons=reasons,
         )
+
+    def _describe_data(self, data: Data) -> None:
+        strategy = self._plan.strategy
+        readers = sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks)
+        sharding = data.sharding(readers)
+        fields = {"data_digest": data.digest, "sharding": sharding}
+        in_memory = "the data set's name says which images it holds, and every process holds all of them"
+        self._log.shard.update_run(
+            num_samples=data.num_samples,
+            **fields,
+            null_reasons={name: in_memory for name, value in fields.items() if value is None},
+        )
+        if sharding:
+            output.print_input(data.num_samples, sharding, readers)
 
     def _describe_exchange(self, all_reduce: str | None) -> None:
         strategy = self._plan.strategy

@@ -95,12 +95,27 @@ class Data(Protocol):
     """The images of a workload, as far as a run's record tells of them."""
 
     num_samples: int
+    digest: str | None
+    """Of what the files hold; None where the data set's name says it."""
 
     def sharding(self, readers: int) -> str | None:
         """How so many processes share them: by `file`, by `record`, or None where each holds all in memory."""
 
     def fault(self, error: Exception) -> str | None:
         """What in the files made the framework raise that while training, on one line; None where it was not they."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The test images of a workload, none of which is trained."""
+
+    num_samples: int
+    batches: Callable[[Shard], Any]
+    """Makes the tf.data pipeline of a shard: each element is (images [b, h, w, c], labels [b], weights [b] float32) of
+    one replica and one step, replicas in order within a step. A weight is 1 for an image that counts and 0 for one that
+    fills a batch; all shards together hold every image once."""
+    steps: Callable[[Shard], int]
+    """Batches of each replica, the same for all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,13 +137,8 @@ class Workload:
     numerics: NumericsConfig
     provable: bool
     """The fields of `Steps` that prove the training are wanted."""
-    build_evaluation: Callable[[Shard], Any] | None = None
-    """Makes the tf.data pipeline of a shard of the test images, of known length and as long for every replica: each
-    element is (images [b, h, w, c], labels [b], weights [b] float32) of one replica and one step, replicas in order
-    within a step, as `build_input` has them. A weight is 1 for an image that counts and 0 for one that fills a batch;
-    all shards together hold every test image once. None where nothing is evaluated."""
-    num_test_samples: int = 0
-    """Test images."""
+    held_out: HeldOut | None = None
+    """What the model is evaluated on; None where it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +265,8 @@ class Strategy(ABC):
     """By these words the framework says that it is another process that has failed."""
     no_xla: ClassVar[str | None] = None
     """Why XLA cannot compile a step of this strategy."""
+    no_disk_cache: ClassVar[str | None] = None
+    """Why input cannot be kept in a folder of the process that reads it."""
 
     def __init__(
         self, cluster: ClusterEnv, resources: Resources, exchange: ExchangeConfig, numerics: NumericsConfig

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from strategies.base import Evaluation, Shard, Workload
+from strategies.base import Evaluation, HeldOut, Shard
 
 Counts = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 """Images recognised and images, both int64, and the sum of the images' cross-entropies, float64."""
@@ -22,12 +22,12 @@ Counts = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 class Evaluator:
     """Evaluates the model on a shard of the test images, with the replicas of this process."""
 
-    def __init__(self, distribution: tf.distribute.Strategy, model: Any, workload: Workload, shard: Shard) -> None:
-        assert workload.build_evaluation is not None, "the workload has no test images"
-        build = workload.build_evaluation
-        self._steps = len(build(shard)) // shard.count
+    def __init__(self, distribution: tf.distribute.Strategy, model: Any, images: HeldOut, shard: Shard) -> None:
+        self._steps = images.steps(shard)
         # Endless, for the reason that training's input is: after its steps it stands at the first image again.
-        self._iterator = iter(distribution.distribute_datasets_from_function(lambda _context: build(shard).repeat()))
+        self._iterator = iter(
+            distribution.distribute_datasets_from_function(lambda _context: images.batches(shard).repeat())
+        )
         self._count = _compile_counting(distribution, model)
 
     def evaluate(self) -> Evaluation:
@@ -44,9 +44,8 @@ class RemoteEvaluator:
     _MOST_UNDER_WAY = 4
     """Batches for each worker that wait in memory or are on their way."""
 
-    def __init__(self, coordinator: Any, model: Any, workload: Workload, num_workers: int) -> None:
-        assert workload.build_evaluation is not None, "the workload has no test images"
-        self._batches = workload.build_evaluation(Shard(first=0, count=1, total=1))
+    def __init__(self, coordinator: Any, model: Any, images: HeldOut, num_workers: int) -> None:
+        self._batches = images.batches(Shard(first=0, count=1, total=1))
         self._coordinator = coordinator
         self._most = num_workers * self._MOST_UNDER_WAY
 

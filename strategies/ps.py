@@ -28,6 +28,7 @@ class ParameterServer(Strategy):
     knobs = frozenset({"num_ps"})
     peer_errors = ("UnavailableError", "AbortedError", "CancelledError", "from remote target")
     no_xla = "the weights that the step reads live on other hosts"
+    no_disk_cache = "the coordinator builds the workers' input and knows no folder of theirs"
 
     @classmethod
     def roles(cls, num_workers: int, exchange: ExchangeConfig) -> list[str]:
@@ -146,9 +147,8 @@ class CoordinatedTrainer:
 
         self._turn = turn
         self._build_model = workload.build_model
-        self._evaluator = (
-            RemoteEvaluator(self._coordinator, self.model, workload, num_workers) if workload.build_evaluation else None
-        )
+        held_out = workload.held_out
+        self._evaluator = RemoteEvaluator(self._coordinator, self.model, held_out, num_workers) if held_out else None
 
     def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
         """A turn for each worker; who takes it is decided when it comes up."""

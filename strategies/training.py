@@ -68,7 +68,8 @@ class ReplicatedTrainer:
             distribution.distribute_datasets_from_function(lambda _context: workload.build_input(shard).repeat())
         )
         self._build_model = workload.build_model
-        self._evaluator = Evaluator(distribution, self.model, workload, shard) if workload.build_evaluation else None
+        held_out = workload.held_out
+        self._evaluator = Evaluator(distribution, self.model, held_out, shard) if held_out else None
         self._steps = compile_steps(
             distribution,
             self.model,

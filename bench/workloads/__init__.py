@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError, unknown_name
 from bench.workloads.classes import chosen_classes
-from bench.workloads.datasets import DATASETS
+from bench.workloads.datasets import Cache, Dataset, Split
 from bench.workloads.freezing import BASE, freeze_layers
 from bench.workloads.optimizers import OPTIMIZERS, build_optimizer, rising
+from bench.workloads.source import SETS, open_source
 from bench.workloads.weights import load_weights
 
 if TYPE_CHECKING:
@@ -52,19 +53,30 @@ MODELS = {
 
 
 def check(
-    model: str, dataset: str, data_dir: Path | None, *, classes: str | None = None, evaluated: bool = False
+    model: str,
+    dataset: str,
+    data_dir: Path | None,
+    *,
+    classes: str | None = None,
+    num_train_samples: int | None = None,
+    evaluated: bool = False,
 ) -> ModelSpec:
     """The model's row of the table. Raises UsageError for a name that no table holds, for a missing data file, that of
     the test images too where there is to be an evaluation, and for more classes than the model or the data set has."""
     if model not in MODELS:
         raise unknown_name("model", model, MODELS)
-    if dataset not in DATASETS:
-        raise unknown_name("dataset", dataset, DATASETS)
+    if dataset not in SETS:
+        raise unknown_name("dataset", dataset, SETS)
     spec = MODELS[model]
-    DATASETS[dataset].find(data_dir)
+    SETS[dataset].find(data_dir)
     if evaluated:
-        DATASETS[dataset].find(data_dir, "test")
-    of_data = DATASETS[dataset].num_classes
+        SETS[dataset].find(data_dir, "test")
+    if not isinstance(SETS[dataset], Dataset) and (classes is not None or num_train_samples is not None):
+        raise UsageError(
+            f"--classes and --num-train-samples choose among images in memory, and dataset {dataset!r} is read from "
+            "files: leave them out, or write files of the images that you want"
+        )
+    of_data = SETS[dataset].classes(data_dir)
     chosen = chosen_classes(classes, dataset, of_data)
     if (count := len(chosen) if chosen else of_data) > spec.num_classes:
         raise UsageError(
@@ -89,6 +101,16 @@ def build_model(spec: ModelSpec, seed: int, precision: str = "fp32", *, dropout:
     return model
 
 
+def _begin(built: Any, spec: ModelSpec, *, name: str, weights: Path | None, freeze: str | None) -> str | None:
+    """Gives a model the weights of a file and freezes layers, as asked for; what a user should know of that."""
+    note = None
+    if weights is not None:
+        note = load_weights(built, weights, name=name, head=spec.head, head_may_differ=freeze == BASE)
+    if freeze is not None:
+        freeze_layers(built, freeze, name=name, head=spec.head)
+    return note
+
+
 def workload(
     *,
     model: str,
@@ -102,8 +124,9 @@ def workload(
     optimizer: str = "sgd",
     learning_rate: float = OPTIMIZERS["sgd"].learning_rate,
     rate_warmup: RateWarmup | None = None,
-    evaluated: bool = False,
     provable: bool = False,
+    split: Split = "train",
+    cache: Cache | None = None,
     freeze: str | None = None,
     weights: Path | None = None,
     classes: str | None = None,
@@ -113,34 +136,35 @@ def workload(
     """The training that every strategy runs, with input for as many steps as `steps` says for the number of images.
     Loads TensorFlow.
 
-    An `evaluated` one has test images, none of which it trains. A `provable` one keeps which samples it trains, and
-    leaves out dropout: replicas draw different numbers. `tell` gets what a user should know of the weights when the
-    model is built, which also raises UsageError and EnvironmentFault.
-    Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be used.
+    With the split `rest` the test images are held out, to be evaluated on. A `provable` one keeps which samples it
+    trains, and leaves out dropout: replicas draw different numbers. `tell` gets what a user should know of the model
+    when it is built. Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be
+    used; so does building the model for the file of weights.
     """
-    from bench.workloads.source import open_source
-    from strategies.base import Workload
+    from strategies.base import HeldOut, Workload
 
-    spec = check(model, dataset, data_dir, classes=classes)
-    chosen = chosen_classes(classes, dataset, DATASETS[dataset].num_classes)
+    spec = check(model, dataset, data_dir, classes=classes, num_train_samples=num_train_samples)
+    chosen = chosen_classes(classes, dataset, SETS[dataset].classes(data_dir))
     opened = partial(open_source, dataset, data_dir, spec.input_shape, seed, classes=chosen)
-    data = opened("rest" if evaluated else "train", count=num_train_samples)
-    test = opened("test") if evaluated else None
+    data = opened(split, cache=cache, provable=provable, count=num_train_samples)
     num_steps = steps(data.num_samples)
     rate: Any = learning_rate
     if rate_warmup is not None:
         rate = rising(rate_warmup.first, learning_rate, rate_warmup.updates(data.num_samples))
-    told: list[str] = []
+    held_out = None
+    if split == "rest":
+        test = opened("test")
+        held_out = HeldOut(
+            num_samples=test.num_samples,
+            batches=lambda shard: test.evaluation_batches(shard, batch=batch_per_device),
+            steps=lambda shard: test.evaluation_steps(shard, batch=batch_per_device),
+        )
+    tell_once = lru_cache(tell)
 
     def build() -> Any:
         built = build_model(spec, seed, numerics.precision, dropout=not provable)
-        if weights is not None:
-            line = load_weights(built, weights, name=model, head=spec.head, head_may_differ=freeze == BASE)
-            if line and line not in told:
-                told.append(line)
-                tell(line)
-        if freeze is not None:
-            freeze_layers(built, freeze, name=model, head=spec.head)
+        if note := _begin(built, spec, name=model, weights=weights, freeze=freeze):
+            tell_once(note)
         return built
 
     return Workload(
@@ -151,6 +175,5 @@ def workload(
         global_batch=global_batch,
         numerics=numerics,
         provable=provable,
-        build_evaluation=(lambda shard: test.evaluation_batches(shard, batch=batch_per_device)) if test else None,
-        num_test_samples=test.num_samples if test else 0,
+        held_out=held_out,
     )

@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,19 @@ Shape = tuple[int, int, int]
 Split = Literal["train", "rest", "test"]
 """Which images: those that training reads, those to be recognised, and what training reads when these are held out."""
 
+Cache = Literal["none", "memory", "disk"]
+"""Where images are kept between epochs; the default of a data set is the first of its `caches`."""
+
 _SYNTHETIC_BYTES = 64 << 20
 _SYNTHETIC_IMAGES = 2048
 _CLASSES = 10
 _TEST_SHARE = 0.2
 """Of a set that comes in one part."""
+
+
+def how_to_fetch(module: str) -> str:
+    """The command that fetches the files of one of Keras's data sets."""
+    return f'python -c "import keras; keras.datasets.{module}.load_data()"'
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,9 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A row of the table."""
+    """A row of the table: images that every process holds in memory."""
 
+    caches: ClassVar[tuple[Cache, ...]] = ("memory",)
     num_classes: int
     read: Callable[[list[Path], Shape, int, Split], Images]
     """From the files found, the model's input shape, the seed and what is wanted of them."""
@@ -55,6 +64,14 @@ class Dataset:
     """The Keras module whose load_data() fetches the files where there is internet."""
     no_test: str = ""
     """Why no images are to be recognised; empty where some are."""
+
+    def classes(self, _data_dir: Path | None) -> int:
+        """How many classes there are."""
+        return self.num_classes
+
+    def num_samples(self, _data_dir: Path | None) -> int | None:
+        """How many images training reads; None where only reading them tells."""
+        return None
 
     def find(self, data_dir: Path | None, split: Split = "train") -> list[Path]:
         """The files of the data set. Raises UsageError, which says what is missing and how to get it, and for a set
@@ -69,7 +86,7 @@ class Dataset:
             if path is None:
                 raise UsageError(
                     f"data file {candidates[0].name!r} not found; looked for {' and '.join(map(str, candidates))}. "
-                    f'Where there is internet, python -c "import keras; keras.datasets.{self.fetch}.load_data()" '
+                    f"Where there is internet, {how_to_fetch(self.fetch)} "
                     "fetches it into ~/.keras/datasets; name another folder with --data-dir"
                 )
             found.append(path)

@@ -26,6 +26,7 @@ class InMemory:
         self._images, self._labels = fit_to_model(data, shape)
         self._seed = seed
         self.num_samples = len(self._labels)
+        self.digest: str | None = None
 
     def sharding(self, readers: int) -> str | None:
         return None
@@ -46,6 +47,9 @@ class InMemory:
             return pixels * _SCALE, tf.gather(all_labels, samples), weights
 
         return _prefetched(tf.data.Dataset.from_tensor_slices(mine), gather)
+
+    def evaluation_steps(self, shard: Shard, *, batch: int) -> int:
+        return -(-self.num_samples // (shard.total * batch))
 
 
 def fit_to_model(data: Images, shape: tuple[int, int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:

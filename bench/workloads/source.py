@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from bench.errors import UsageError
 from bench.workloads.classes import subset
-from bench.workloads.datasets import DATASETS, Shape, Split
+from bench.workloads.datasets import DATASETS, Cache, Dataset, Shape, Split
+from bench.workloads.records import RecordSet, part_of
 from strategies.base import Data, Shard
 
 
@@ -25,6 +27,23 @@ class Source(Data, Protocol):
         mean over the samples is the sum of weight x value over all replicas / `num_samples`. Nothing is random.
         """
 
+    def evaluation_steps(self, shard: Shard, *, batch: int) -> int:
+        """How many batches each replica gets."""
+
+
+SETS: dict[str, Dataset | RecordSet] = {**DATASETS, "tfrecord": RecordSet()}
+"""All data sets by name."""
+
+
+def resolve_cache(name: str, asked: Cache | None) -> Cache:
+    """Where images are kept between epochs. Raises UsageError for what has no effect on that data set."""
+    caches = SETS[name].caches
+    if asked is None:
+        return caches[0]
+    if asked not in caches:
+        raise UsageError(f"--cache {asked} has no effect on dataset {name!r}, which is held in memory: leave it out")
+    return asked
+
 
 def open_source(
     name: str,
@@ -33,15 +52,25 @@ def open_source(
     seed: int,
     split: Split = "train",
     *,
+    cache: Cache | None = None,
+    provable: bool = False,
     classes: tuple[int, ...] | None = None,
     count: int | None = None,
 ) -> Source:
-    """The images of a row of DATASETS, or those that `bench.workloads.classes.subset` takes of them. Loads TensorFlow.
+    """The images of a row of SETS; of those in memory what `bench.workloads.classes.subset` takes of them. Loads
+    TensorFlow.
 
-    `rest` is what training reads while `test` is held out: the same as `train` where files of the two are apart. Raises
-    UsageError for a missing file, for a set without such a split and for images that it lacks, EnvironmentFault for a
-    file that cannot be used.
+    `rest` is what training reads while `test` is held out: the same as `train` where files of the two are apart. A
+    `provable` training is the same however many processes read. Raises UsageError for a missing file and for a set
+    without such a split or such images, EnvironmentFault for a file that cannot be used.
     """
-    from bench.workloads.pipeline import InMemory
+    data = SETS[name]
+    if isinstance(data, Dataset):
+        from bench.workloads.pipeline import InMemory
 
-    return InMemory(subset(DATASETS[name].load(data_dir, shape, seed, split), classes, count, seed), shape, seed)
+        return InMemory(subset(data.load(data_dir, shape, seed, split), classes, count, seed), shape, seed)
+    from bench.workloads.tfrecord import Records
+
+    paths, index = data.find(data_dir, split), data.index(data_dir)
+    kept = resolve_cache(name, cache)
+    return Records(paths, index, part_of(split), shape, seed, cache=kept, by_record=provable)
