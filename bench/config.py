@@ -35,7 +35,7 @@ class WorkloadConfig:
     strategy: str = "single"
     """How training is distributed: single, independent, mirrored, mwms, central, ps or horovod."""
     model: str = "mnist_cnn"
-    """Model: mnist_cnn, cifar_cnn, vgg16, vgg19 or vgg16_cifar."""
+    """Model: mnist_cnn, digits_cnn, transfer_cnn, cifar_cnn, vgg16, vgg19 or vgg16_cifar."""
     dataset: str = "synthetic"
     """Images: synthetic, digits, mnist, fashion_mnist, cifar10 or tfrecord (sharded JPEGs, as ImageNet's)."""
     data_dir: Path | None = None
@@ -48,6 +48,16 @@ class WorkloadConfig:
     """Images a device and step [images], for weak scaling. None is 64 unless --global-batch-size is given."""
     global_batch_size: int | None = None
     """Images all devices together and step [images], for strong scaling. Excludes --batch-size."""
+    classes: str | None = None
+    """Classes of the data set to train on: '0-4', '1,3,5-7'; the model knows them as 0, 1, ... None is all."""
+    num_train_samples: int | None = None
+    """Training images to use [images]: the first of an order that the seed gives. None is all."""
+    freeze: str | None = None
+    """Layers that are not trained: base, all before the classifier head, or N, the first N that hold weights in the
+    model's order, where models inside it are looked into. None trains every layer."""
+    weights: Path | None = None
+    """File of the weights to begin with [path]: a .weights.h5 or .keras that Keras has written of this model. With
+    --freeze base the head may differ and then begins at random. None begins at random."""
     seed: int = 1
     """Seed of weights, dropout, synthetic images and sample order."""
 
@@ -56,6 +66,7 @@ class WorkloadConfig:
             raise UsageError("--batch-size (per device) and --global-batch-size exclude each other: give one of them")
         _positive("--batch-size", self.batch_size)
         _positive("--global-batch-size", self.global_batch_size)
+        _positive("--num-train-samples", self.num_train_samples)
         _at_least("--seed", self.seed, 0)
 
 

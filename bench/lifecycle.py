@@ -29,8 +29,12 @@ _NOT_ASKED = {
     "job_id": "no batch system started the run",
     "restart_count": "only Slurm counts restarts",
     "restart_of": "no attempt of the same job was cut off before",
+    "classes": "all classes of the data set are trained",
+    "num_train_samples": "all training images are used",
+    "freeze": "every layer is trained",
+    "weights": "the weights begin at random",
 }
-"""Column -> why it is null."""
+"""Column -> why it is null where nothing asks for it."""
 
 _NOTHING_TRAINED = {
     **dict.fromkeys(("synchronous", "optimizer", "learning_rate"), "the forward phase changes no weights"),
@@ -63,10 +67,7 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
         for column in ("import_s", "startup_time_s"):
             reasons[column] = "TensorFlow was loaded once, before the processes were forked"
     job = _batch_job(store, plan, env)
-    training = plan.config.training
-    known = {"sweep_task": plan.config.output.sweep_task, **job}
-    known |= {"epochs": training.epochs, "lr_warmup_epochs": training.lr_warmup_epochs or None}
-    known |= dict.fromkeys(("target_accuracy", "time_to_accuracy_s"), training.target_accuracy)
+    known = {**plan.run_fields(), **job, "time_to_accuracy_s": plan.config.training.target_accuracy}
     reasons |= {column: reason for column, reason in _NOT_ASKED.items() if known[column] is None}
     shard.update_run(
         **job,

@@ -25,6 +25,11 @@ def print_header(plan: Plan) -> None:
     _say(f"Strategy: {plan.strategy.name}, {plan.strategy.cluster.size} process(es), by {plan.strategy.cluster.source}")
 
 
+def tell(line: str) -> None:
+    """What a user should know of the run."""
+    _say(line)
+
+
 def print_input(num_samples: int, sharding: str, readers: int) -> None:
     """How the files of the data set are shared."""
     how = "each process reads its own files" if sharding == "file" else "every process reads all files"

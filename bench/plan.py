@@ -14,8 +14,11 @@ from bench.convergence import RateWarmup, epoch_ends, scaled_rate
 from bench.errors import EnvironmentFault, UsageError
 from bench.measure import Schedule
 from bench.workloads import check as check_workload
+from bench.workloads.freezing import check as check_freeze
 from bench.workloads.optimizers import OPTIMIZERS
 from bench.workloads.source import SETS, resolve_cache
+from bench.workloads.weights import check as check_weights
+from bench.workloads.weights import digest
 from jobs.cluster import ClusterEnv
 from results.command_line import flag
 from results.schema import SCHEMA_VERSION
@@ -43,6 +46,8 @@ class Plan:
     num_devices: int
     cores_per_device: float
     """CPU cores a replica can really use: fewer where workers share cores or a quota is set."""
+    weights: str | None
+    """SHA-256 of the file of --weights."""
 
     @property
     def learning_rate(self) -> float:
@@ -109,6 +114,10 @@ class Plan:
             "requested_all_reduce": None if self.forward else strategy.requested_all_reduce,
             "model": config.workload.model,
             "dataset": config.workload.dataset,
+            "classes": config.workload.classes,
+            "num_train_samples": config.workload.num_train_samples,
+            "freeze": config.workload.freeze,
+            "weights": self.weights,
             "cache": resolve_cache(config.workload.dataset, config.workload.cache),
             "batch_per_device": self.batch_per_device,
             "global_batch": self.global_batch,
@@ -209,7 +218,18 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
     strategy = load(config.workload.strategy)(cluster, resources, config.exchange, config.numerics)
     strategy.check()
     training, job = config.training, config.workload
-    check_workload(job.model, job.dataset, job.data_dir, evaluated=training.epochs is not None)
+    check_workload(
+        job.model,
+        job.dataset,
+        job.data_dir,
+        classes=job.classes,
+        num_train_samples=job.num_train_samples,
+        evaluated=training.epochs is not None,
+    )
+    check_freeze(job.freeze)
+    check_weights(job.weights)
+    if training.phase == "forward" and job.freeze is not None:
+        raise UsageError("--freeze is of a training, and --phase forward trains nothing: leave it out")
     if resolve_cache(job.dataset, job.cache) == "disk" and strategy.no_disk_cache:
         raise UsageError(f"--cache disk cannot work under strategy {strategy.name!r}: {strategy.no_disk_cache}")
     _check_training(training, strategy)
@@ -240,7 +260,8 @@ def _check_writable(path: Path) -> None:
 def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, num_cores: int) -> Plan:
     """Batch sizes and, where they were left open, a thread for each of the process's `num_cores` cores.
 
-    Raises UsageError for a global batch that the devices cannot share evenly, or that the data set cannot fill.
+    Raises UsageError for a global batch that the devices cannot share evenly, or that the data set cannot fill, and
+    EnvironmentFault for a file of weights that cannot be read.
     """
     num_devices = strategy.shard().total
     wanted = config.workload.global_batch_size
@@ -263,6 +284,7 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
         global_batch=batch * num_devices,
         num_devices=num_devices,
         cores_per_device=cores_per_device,
+        weights=digest(config.workload.weights) if config.workload.weights else None,
     )
 
 

@@ -221,6 +221,11 @@ class _Member:
             split="train" if plan.config.training.epochs is None else "rest",
             provable=plan.config.output.evidence is not None,
             cache=settings.cache,
+            freeze=settings.freeze,
+            weights=settings.weights,
+            classes=settings.classes,
+            num_train_samples=settings.num_train_samples,
+            tell=output.tell if self._rank == 0 else lambda line: None,
         )
         self._data = job.data
         self._num_test_samples = job.held_out.num_samples if job.held_out else 0
@@ -308,6 +313,7 @@ class _Member:
             "run_id": self._run_id,
             "hostname": socket.gethostname(),
             "settings": self._plan.fingerprint(),
+            "weights": self._plan.weights,
             "gpus": self._own_gpus(),
             "versions": {"TrainScale": __version__, **provenance.framework_versions()},
         }

@@ -259,7 +259,9 @@ def _one_pass(model: Any, workload: Workload, images_of_update: int) -> Any:
         return loss_sum_of(images, labels, training=False), []
 
     def backward(images: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        with tf.GradientTape() as tape:
+        # Of its own accord the tape watches frozen weights, too, and traces their part of the backward pass.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
             loss_sum = loss_sum_of(images, labels, training=True)
             loss = loss_sum / images_of_update
             if scaled:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.errors import UsageError
+from bench.workloads.classes import subset
 from bench.workloads.datasets import DATASETS, Cache, Dataset, Shape, Split
 from bench.workloads.records import RecordSet, part_of
 from strategies.base import Data, Shard
@@ -53,18 +54,21 @@ def open_source(
     *,
     cache: Cache | None = None,
     provable: bool = False,
+    classes: tuple[int, ...] | None = None,
+    count: int | None = None,
 ) -> Source:
-    """The images of a row of SETS. Loads TensorFlow.
+    """The images of a row of SETS; of those in memory what `bench.workloads.classes.subset` takes of them. Loads
+    TensorFlow.
 
     `rest` is what training reads while `test` is held out: the same as `train` where files of the two are apart. A
     `provable` training is the same however many processes read. Raises UsageError for a missing file and for a set
-    without such a split, EnvironmentFault for a file that cannot be used.
+    without such a split or such images, EnvironmentFault for a file that cannot be used.
     """
     data = SETS[name]
     if isinstance(data, Dataset):
         from bench.workloads.pipeline import InMemory
 
-        return InMemory(data.load(data_dir, shape, seed, split), shape, seed)
+        return InMemory(subset(data.load(data_dir, shape, seed, split), classes, count, seed), shape, seed)
     from bench.workloads.tfrecord import Records
 
     paths, index = data.find(data_dir, split), data.index(data_dir)
