@@ -44,6 +44,7 @@ METRICS = {
         Metric("images_per_s", "throughput", True, lambda value: f"{number(value)} images/s"),
         Metric("step_time_p50_s", "median step time", False, _seconds),
         Metric("step_time_p95_s", "p95 step time", False, _seconds),
+        Metric("mfu", "model FLOPs utilisation", True, lambda value: f"{value:.1%}"),
         Metric("startup_time_s", "start-up time", False, _seconds),
         Metric("peak_rss_bytes", "peak resident memory of a process", False, gib),
         Metric("framework_peak_mem_bytes", "peak of TensorFlow's allocator", False, gib),

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import labels
-from analysis.metrics import gib, number
+from analysis.configurations import PREDICTED, Configuration
+from analysis.metrics import METRICS, gib, number
 from analysis.scaling import RATE, Standing
 from analysis.stats import Interval
 from analysis.text import some
@@ -30,6 +31,9 @@ HEADINGS = (
     "alloc peak",
 )
 
+_FURTHER = ("predicted", "MFU")
+"""Shown where they are known of some configuration."""
+
 TEXT_COLUMNS = 2
 """The first ones, which hold words."""
 
@@ -40,8 +44,14 @@ Cell = tuple[str, float | None]
 """What is shown, and the number that it is sorted by; None for words and for what is unknown."""
 
 
-def cells(standing: Standing, series: str) -> tuple[Cell, ...]:
-    """One configuration, in the order of HEADINGS."""
+def headings(standings: Sequence[Standing]) -> tuple[str, ...]:
+    """HEADINGS, and what else is known of these configurations."""
+    known = [_further(standing.configuration) for standing in standings]
+    return *HEADINGS, *(name for name in _FURTHER if any(cells[name] != _UNKNOWN for cells in known))
+
+
+def cells(standing: Standing, series: str, shown: Sequence[str] = HEADINGS) -> tuple[Cell, ...]:
+    """One configuration, in the order of `headings`, of which `shown` are wanted."""
     one = standing.configuration
     count, rate, efficiency = one.setup["num_devices"], one.typical(RATE), standing.efficiency
     ok, failed = len(one.run_ids), len(one.failures)
@@ -59,7 +69,17 @@ def cells(standing: Standing, series: str) -> tuple[Cell, ...]:
         (f"{wait:.1%}", wait) if wait is not None else _UNKNOWN,
         _memory(one.typical("peak_rss_bytes")),
         _memory(one.typical("framework_peak_mem_bytes")),
+        *(cell for name, cell in _further(one).items() if name in shown),
     )
+
+
+def _further(one: Configuration) -> dict[str, Cell]:
+    predicted, measured, mfu = one.typical(PREDICTED), one.typical("framework_peak_mem_bytes"), one.typical("mfu")
+    ratio = f" ({predicted.value / measured.value:.0%})" if predicted and measured else ""
+    return {
+        "predicted": (f"{gib(predicted.value)}{ratio}", predicted.value) if predicted else _UNKNOWN,
+        "MFU": (METRICS["mfu"].text(mfu.value), mfu.value) if mfu else _UNKNOWN,
+    }
 
 
 _UNKNOWN: Cell = ("-", None)
@@ -79,10 +99,11 @@ def terminal_tables(standings: Sequence[Standing], series: Mapping[str, str]) ->
     """A table for each workload, to fit into a terminal."""
     for workload, group in labels.workloads(standings):
         table = Table(title=Text(printable(workload)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for index, heading in enumerate(HEADINGS[1:], start=1):
+        shown = headings(group)
+        for index, heading in enumerate(shown[1:], start=1):
             table.add_column(heading, justify="left" if index < TEXT_COLUMNS else "right")
         for standing in group:
-            row = cells(standing, series[standing.configuration.key])
+            row = cells(standing, series[standing.configuration.key], shown)
             table.add_row(*(Text(text) for text, _ in row[1:]))
         yield table
 
@@ -119,6 +140,13 @@ def notes(standings: Sequence[Standing]) -> list[str]:
         f"process mem: largest resident set of a process{shared if any(s['preloaded'] for s in setups) else ''}."
     )
     said.append("alloc peak: most memory that TensorFlow held for tensors on a device, after warm-up.")
+    if "predicted" in (further := headings(standings)):
+        said.append("predicted: the same from the layers' shapes, in brackets in parts of what was measured.")
+    if "MFU" in further:
+        said.append(
+            "MFU: FLOPs that the model itself takes, a second and device, in parts of the device's peak; where that "
+            "comes from, runs.peak_source says."
+        )
     for why in sorted({one.why_no_efficiency for one in standings if one.why_no_efficiency}):
         said.append(f"no efficiency where there is {why}.")
     if any(one.configuration.failures for one in standings):

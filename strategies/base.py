@@ -108,6 +108,8 @@ class Workload:
     numerics: NumericsConfig
     provable: bool
     """The fields of `Steps` that prove the training are wanted."""
+    held_bytes: int
+    """Of images and labels that the input pipeline keeps in the memory of the process's CPU device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +181,9 @@ class Trainer(Protocol):
 
     def devices(self) -> list[str]:
         """The device of each replica of this process."""
+
+    def slot_bytes(self) -> int | None:
+        """Bytes of the optimizer's own variables, of one replica; None where another process holds them."""
 
     def peak_memory_bytes(self) -> int | None:
         """The framework allocator's peak since `reset_peak_memory`, of the device where it is highest."""

@@ -167,6 +167,9 @@ class CoordinatedTrainer:
     def updates(self) -> int:
         return int(self._optimizer.iterations.numpy())
 
+    def slot_bytes(self) -> int | None:
+        return None
+
     def devices(self) -> list[str]:
         return []
 

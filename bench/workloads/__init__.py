@@ -103,4 +103,5 @@ def workload(
         global_batch=global_batch,
         numerics=numerics,
         provable=provable,
+        held_bytes=images.nbytes + labels.nbytes,
     )
