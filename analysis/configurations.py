@@ -16,7 +16,8 @@ from analysis.stats import LEVEL, Interval, typical
 from results.schema import COMPARABLE_FIELDS
 
 _SHARES = ("data_wait_share", "compute_share", "waited_share")
-FIGURES = (*(name for name in METRICS if name != EFFICIENCY), *_SHARES)
+PREDICTED = "predicted_mem_bytes"
+FIGURES = (*(name for name in METRICS if name != EFFICIENCY), *_SHARES, PREDICTED)
 """Columns of a run that are samples of its configuration."""
 
 SETUP = (*COMPARABLE_FIELDS, "synchronous", "gradient_bytes", "actual_all_reduce")

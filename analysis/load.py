@@ -70,7 +70,10 @@ select run_id, rank, sum(num_batches) as num_batches, min(t_start_ns) as first_n
 from {source} where not warmup group by run_id, rank
 """
 
-_FIGURES = """
+_FLOPS_PER_IMAGE = "chosen.flops_per_image * case when chosen.phase = 'forward' then 1 else 3 end"
+"""Of a step: the backward pass takes twice as many as the forward pass."""
+
+_FIGURES = f"""
 with quantiles as (
     select run_id, quantile_cont(step_time_s, [0.5, 0.9, 0.95, 0.99]) as step_times,
         1.4826 * mad(step_time_s) as jitter_s
@@ -100,6 +103,8 @@ with quantiles as (
 )
 select chosen.*, windows.device_batches * chosen.batch_per_device / (window_s - coalesce(interrupted_s, 0))
         as images_per_s,
+    {_FLOPS_PER_IMAGE} * windows.device_batches * chosen.batch_per_device / (window_s - coalesce(interrupted_s, 0))
+        / chosen.num_devices / chosen.peak_flops_per_s as mfu,
     step_times[1] as step_time_p50_s, step_times[2] as step_time_p90_s, step_times[3] as step_time_p95_s,
     step_times[4] as step_time_p99_s, quantiles.jitter_s, windows.* exclude (run_id, device_batches, window_s),
     costs.* exclude (run_id), learned.final_accuracy

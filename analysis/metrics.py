@@ -46,6 +46,7 @@ METRICS = {
         Metric("step_time_p95_s", "p95 step time", False, _seconds),
         Metric("time_to_accuracy_s", "time to accuracy", False, _seconds),
         Metric("final_accuracy", "test accuracy after the last epoch", True, "{:.2%}".format),
+        Metric("mfu", "model FLOPs utilisation", True, lambda value: f"{value:.1%}"),
         Metric("startup_time_s", "start-up time", False, _seconds),
         Metric("peak_rss_bytes", "peak resident memory of a process", False, gib),
         Metric("framework_peak_mem_bytes", "peak of TensorFlow's allocator", False, gib),

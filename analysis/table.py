@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import labels
-from analysis.configurations import Configuration
+from analysis.configurations import PREDICTED, Configuration
 from analysis.metrics import METRICS, gib, number
 from analysis.scaling import RATE, Standing
 from analysis.stats import Interval
@@ -31,8 +31,9 @@ HEADINGS = (
     "alloc peak",
 )
 
-EVALUATED = ("accuracy", "time to accuracy", "its interval")
-"""More of them, where some runs were evaluated."""
+_LEARNED = ("accuracy", "time to accuracy", "its 95% interval")
+_FURTHER = ("predicted", "MFU", *_LEARNED)
+"""Shown where they are known of some configuration."""
 
 TEXT_COLUMNS = 2
 """The first ones, which hold words."""
@@ -48,13 +49,13 @@ Cell = tuple[str, float | None]
 
 
 def headings(standings: Sequence[Standing]) -> tuple[str, ...]:
-    """Of all columns that the table of these has."""
-    evaluated = any(standing.configuration.samples["final_accuracy"] for standing in standings)
-    return (*HEADINGS, *EVALUATED) if evaluated else HEADINGS
+    """HEADINGS, and what else is known of these configurations."""
+    known = [_further(standing.configuration) for standing in standings]
+    return *HEADINGS, *(name for name in _FURTHER if any(cells[name] != _UNKNOWN for cells in known))
 
 
-def cells(standing: Standing, series: str, columns: Sequence[str] = HEADINGS) -> tuple[Cell, ...]:
-    """One configuration, in the order of `columns`, as `headings` gives them."""
+def cells(standing: Standing, series: str, shown: Sequence[str] = HEADINGS) -> tuple[Cell, ...]:
+    """One configuration, in the order of `headings`, of which `shown` are wanted."""
     one = standing.configuration
     count, rate, efficiency = one.setup["num_devices"], one.typical(RATE), standing.efficiency
     ok, failed = len(one.run_ids), len(one.failures)
@@ -72,12 +73,22 @@ def cells(standing: Standing, series: str, columns: Sequence[str] = HEADINGS) ->
         (f"{wait:.1%}", wait) if wait is not None else _UNKNOWN,
         _memory(one.typical("peak_rss_bytes")),
         _memory(one.typical("framework_peak_mem_bytes")),
-        *(_learned(one) if len(columns) > len(HEADINGS) else ()),
+        *(cell for name, cell in _further(one).items() if name in shown),
     )
 
 
+def _further(one: Configuration) -> dict[str, Cell]:
+    predicted, measured, mfu = one.typical(PREDICTED), one.typical("framework_peak_mem_bytes"), one.typical("mfu")
+    ratio = f" ({predicted.value / measured.value:.0%})" if predicted and measured else ""
+    return {
+        "predicted": (f"{gib(predicted.value)}{ratio}", predicted.value) if predicted else _UNKNOWN,
+        "MFU": (METRICS["mfu"].text(mfu.value), mfu.value) if mfu else _UNKNOWN,
+        **dict(zip(_LEARNED, _learned(one), strict=True)),
+    }
+
+
 def _learned(one: Configuration) -> tuple[Cell, ...]:
-    """In the order of EVALUATED."""
+    """In the order of _LEARNED."""
     accuracy, time = one.typical("final_accuracy"), one.typical("time_to_accuracy_s")
     target, text = one.setup["target_accuracy"], METRICS["time_to_accuracy_s"].text
     first: Cell = (METRICS["final_accuracy"].text(accuracy.value), accuracy.value) if accuracy else _UNKNOWN
@@ -108,8 +119,9 @@ def terminal_tables(standings: Sequence[Standing], series: Mapping[str, str]) ->
     for workload, group in labels.workloads(standings):
         columns = headings(group)
         rows = [cells(standing, series[standing.configuration.key], columns) for standing in group]
-        yield _terminal_table(printable(workload), columns, rows, range(1, len(HEADINGS)))
-        if learned := range(len(HEADINGS), len(columns)):
+        learned = [index for index, name in enumerate(columns) if name in _LEARNED]
+        yield _terminal_table(printable(workload), columns, rows, sorted({*range(1, len(columns))} - {*learned}))
+        if learned:
             yield _terminal_table("what was learned", columns, rows, (*_NAMES, *learned))
 
 
@@ -156,7 +168,14 @@ def notes(standings: Sequence[Standing]) -> list[str]:
         f"process mem: largest resident set of a process{shared if any(s['preloaded'] for s in setups) else ''}."
     )
     said.append("alloc peak: most memory that TensorFlow held for tensors on a device, after warm-up.")
-    if len(headings(standings)) > len(HEADINGS):
+    if "predicted" in (further := headings(standings)):
+        said.append("predicted: the same from the layers' shapes, in brackets in parts of what was measured.")
+    if "MFU" in further:
+        said.append(
+            "MFU: FLOPs that the model itself takes, a second and device, in parts of the device's peak; where that "
+            "comes from, runs.peak_source says."
+        )
+    if "accuracy" in further:
         said.append("accuracy: the part of the test images that is recognised after the last epoch.")
         said.append(
             "time to accuracy: training time until an evaluation reached the target, without the evaluations and the "

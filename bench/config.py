@@ -60,6 +60,11 @@ class WorkloadConfig:
     --freeze base the head may differ and then begins at random. None begins at random."""
     seed: int = 1
     """Seed of weights, dropout, synthetic images and sample order."""
+    find_max_batch: FlagCreatePairsOff[bool] = False
+    """Find the largest --batch-size that fits into a device's memory, by short runs: from --batch-size on, doubling and
+    then in steps of an eighth. Each run is recorded."""
+    max_batch_size: int | None = None
+    """The largest that --find-max-batch tries [images]. None is 16384."""
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.global_batch_size is not None:
@@ -68,6 +73,11 @@ class WorkloadConfig:
         _positive("--global-batch-size", self.global_batch_size)
         _positive("--num-train-samples", self.num_train_samples)
         _at_least("--seed", self.seed, 0)
+        _positive("--max-batch-size", self.max_batch_size)
+        if self.max_batch_size is not None and not self.find_max_batch:
+            raise UsageError("--max-batch-size has no effect without --find-max-batch: leave it out")
+        if self.global_batch_size is not None and self.find_max_batch:
+            raise UsageError("--find-max-batch finds a batch per device: give --batch-size to begin with, or nothing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +135,9 @@ class MeasureConfig:
     """Steps in one compiled call [steps]; the clock is read after each call. None is 10, in the forward phase 1."""
     num_iters: int | None = None
     """Timed iterations [calls]. None is 10, or with --epochs as many as they take."""
+    measure_peak: FlagCreatePairsOff[bool] = False
+    """Time a matrix product in the run's precision for a second before the training: the peak FLOP/s that MFU counts
+    from. Otherwise it is that of the GPU's data sheet."""
     telemetry_period: float = 0.2
     """Time between two samples of memory, power and network [s]; 0 takes none."""
 

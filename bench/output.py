@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from bench.plan import Plan
@@ -75,6 +76,26 @@ def _print_convergence(summary: dict[str, Any]) -> None:
     elif target is not None:
         best = summary["best_accuracy"]
         _say(f"Target accuracy {target:g} not reached in {summary['epochs']} epoch(s): best {best:.4f}")
+
+
+def print_trial(trial: Mapping[str, Any]) -> None:
+    """One run of --find-max-batch, right after it."""
+    verdict = "fits" if trial["fits"] else "does not fit"
+    sizes = [
+        f"{trial[column] / 2**30:.2f} GiB {what}"
+        for column, what in (("framework_peak_mem_bytes", "at the peak"), ("predicted_mem_bytes", "predicted"))
+        if trial[column] is not None
+    ]
+    _say(f"{trial['batch_per_device']:>8} images a device  {verdict:<12}  {', '.join(sizes) or trial['error']}")
+
+
+def print_max_batch(found: Mapping[str, Any], *, as_json: bool) -> None:
+    """What --find-max-batch has found; with `as_json` the machine-readable line comes last."""
+    largest, too_large = found["max_batch_per_device"], found["smallest_that_does_not_fit"]
+    next_one = f"{too_large} does not fit" if too_large else f"larger ones were not tried: --max-batch-size {largest}"
+    _say(f"Largest batch: {largest} images a device ({next_one})" if largest else "Not even one image a device fits.")
+    if as_json:
+        _say(json.dumps(found))
 
 
 def complain(line: str) -> None:

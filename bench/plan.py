@@ -215,6 +215,10 @@ def in_roles(config: RunConfig, cluster: ClusterEnv) -> ClusterEnv:
 
 def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) -> Strategy:
     """The strategy in its place, checked. Raises UsageError for names and combinations that cannot run."""
+    if config.measure.measure_peak and resources.gpu_memory_mib:
+        raise UsageError(
+            "--measure-peak times a whole GPU, but --gpu-memory-mib lets replicas share one: leave one of the two out"
+        )
     strategy = load(config.workload.strategy)(cluster, resources, config.exchange, config.numerics)
     strategy.check()
     training, job = config.training, config.workload

@@ -13,6 +13,7 @@ _IDENTITY = (
     *("run_id", "experiment", "label", "sweep_task", "status", "exit_code", "error", "failed_rank", "failed_phase"),
     *("strategy", "model", "dataset", "phase", "optimizer", "epochs", "target_accuracy"),
     *("num_devices", "device_kind", "batch_per_device", "global_batch"),
+    "predicted_mem_bytes",
 )
 
 MAD_TO_SIGMA = 1.4826
@@ -65,6 +66,7 @@ def summarise(tables: Tables) -> dict[str, Any]:
         "step_time_p95_s": float(p95),
         "step_time_p99_s": float(p99),
         "step_time_jitter_s": float(MAD_TO_SIGMA * np.median(np.abs(step_times - p50))),
+        "mfu": _mfu(run, rate / run["num_devices"]),
         "data_wait_share": _data_wait_share(timed),
         **(_latencies(timed) if run.get("phase") == "forward" else {}),
         **{name: _largest(tables["ranks"], name) for name in _LARGEST_OF_RANKS},
@@ -89,6 +91,18 @@ def _latencies(timed: Sequence[dict[str, Any]]) -> dict[str, float]:
     return dict(zip(_LATENCIES, map(float, found), strict=True))
 
 
+def _mfu(run: Mapping[str, Any], images_per_s_per_device: float) -> float | None:
+    """Model FLOPs utilisation: FLOPs a second and device that the model itself takes / what the device can do."""
+    flops, peak = _flops_per_image(run), run.get("peak_flops_per_s")
+    return flops * images_per_s_per_device / peak if flops and peak else None
+
+
+def _flops_per_image(run: Mapping[str, Any]) -> float | None:
+    """Of a step: the backward pass takes twice as many as the forward pass."""
+    forward: float | None = run.get("flops_per_image")
+    return forward and forward * (1 if run.get("phase") == "forward" else 3)
+
+
 def _largest(rows: Sequence[dict[str, Any]], column: str) -> float | None:
     values = [row[column] for row in rows if row.get(column) is not None]
     return max(values, default=None)
@@ -111,6 +125,7 @@ FIGURES = (
     "step_time_jitter_s",
     "data_wait_share",
     *_LATENCIES,
+    "mfu",
     *_LARGEST_OF_RANKS,
     "final_accuracy",
     "best_accuracy",

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import __version__, frameworks, output, provenance
+from bench import __version__, costs, frameworks, output, provenance
 from bench.agreement import compare
 from bench.bounds import Bounds
 from bench.clock import Clock
@@ -185,6 +185,7 @@ class _Member:
         sampler = self._start_sampler()
         try:
             log.enter("build")
+            self._describe_peak(meeting)
             # Held to the end of the process: to let go of it takes TensorFlow seconds.
             self._trainer = trainer = self._build()
             if trainer is None:
@@ -237,6 +238,7 @@ class _Member:
             if self._rank == 0:
                 self._log.shard.update_run(num_iters=self._schedule.num_iters)
                 self._describe_model(trainer.model)
+                self._log.shard.update_run(**costs.of_memory(plan, trainer, job.data.held_bytes))
             self._log.note(devices=trainer.devices())
         return trainer
 
@@ -380,6 +382,17 @@ class _Member:
         )
         if sharding:
             output.print_input(data.num_samples, sharding, readers)
+
+    def _describe_peak(self, meeting: Rendezvous) -> None:
+        """The first rank that computes speaks for all. While it times a product the others wait: on the same host they
+        would take cores or a GPU from it."""
+        strategy, timed = self._plan.strategy, self._plan.config.measure.measure_peak
+        if timed:
+            meeting.exchange(b"")
+        if self._rank == next(rank for rank, task in enumerate(strategy.cluster.tasks) if strategy.replicas(task)):
+            self._log.shard.update_run(**costs.of_peak(self._plan, [gpu["name"] for gpu in self._gpus.describe()]))
+        if timed:
+            meeting.exchange(b"")
 
     def _describe_exchange(self, all_reduce: str | None) -> None:
         strategy = self._plan.strategy

@@ -103,6 +103,8 @@ class Data(Protocol):
     num_samples: int
     digest: str | None
     """Of what the files hold; None where the data set's name says it."""
+    held_bytes: int
+    """Of images and labels that the input pipeline keeps in the memory of the process's CPU device."""
 
     def sharding(self, readers: int) -> str | None:
         """How so many processes share them: by `file`, by `record`, or None where each holds all in memory."""
@@ -247,6 +249,9 @@ class Trainer(Protocol):
 
     def devices(self) -> list[str]:
         """The device of each replica of this process."""
+
+    def slot_bytes(self) -> int | None:
+        """Bytes of the optimizer's own variables, of one replica; None where another process holds them."""
 
     def peak_memory_bytes(self) -> int | None:
         """The framework allocator's peak since `reset_peak_memory`, of the device where it is highest."""

@@ -181,6 +181,9 @@ class CoordinatedTrainer:
     def updates(self) -> int:
         return 0 if self._optimizer is None else int(self._optimizer.iterations.numpy())
 
+    def slot_bytes(self) -> int | None:
+        return None
+
     def devices(self) -> list[str]:
         return []
 

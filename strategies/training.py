@@ -129,6 +129,10 @@ class ReplicatedTrainer:
     def updates(self) -> int:
         return 0 if self._optimizer is None else int(self._optimizer.iterations.numpy())
 
+    def slot_bytes(self) -> int | None:
+        slots = [variable.value for variable in self._optimizer.variables]
+        return sum(slot.dtype.size * slot.shape.num_elements() for slot in slots)
+
     def devices(self) -> list[str]:
         return [device.rpartition("device:")[2] for device in self._placed]
 

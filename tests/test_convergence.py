@@ -1,4 +1,4 @@
-"""Training by epochs: where they end, what an evaluation counts, when a training stops, and what a report makes of it."""
+"""Training by epochs: where they end, what an evaluation counts, when it stops, and what a report makes of it."""
 
 from __future__ import annotations
 
@@ -172,8 +172,17 @@ def test_an_evaluation_has_a_bound_of_its_own(tmp_path: Path) -> None:
 
 
 EVAL = {
-    **{"epoch": 1, "iter": 1, "steps": 3, "images": 48, "t_ns": 5, "train_s": 2.0, "eval_s": 1.0},
-    **{"num_correct": 3, "num_samples": 4, "accuracy": 0.75, "loss": 0.5},
+    "epoch": 1,
+    "iter": 1,
+    "steps": 3,
+    "images": 48,
+    "t_ns": 5,
+    "train_s": 2.0,
+    "eval_s": 1.0,
+    "num_correct": 3,
+    "num_samples": 4,
+    "accuracy": 0.75,
+    "loss": 0.5,
 }
 
 
@@ -272,8 +281,13 @@ def test_evaluations_are_no_part_of_throughput(tmp_path: Path) -> None:
 def test_a_run_tells_what_it_learned() -> None:
     rows = [
         {
-            **{"rank": 0, "iter": index, "warmup": index == 0, "num_batches": 1, "t_start_ns": index * 10**9},
-            **{"duration_s": 1.0, "data_wait_s": 0.0},
+            "rank": 0,
+            "iter": index,
+            "warmup": index == 0,
+            "num_batches": 1,
+            "t_start_ns": index * 10**9,
+            "duration_s": 1.0,
+            "data_wait_s": 0.0,
         }
         for index in range(3)
     ]

@@ -43,15 +43,15 @@ def write(content: Content, path: Path, title: str) -> None:
 
 def render(content: Content, title: str) -> str:
     """The report's page."""
+    shown = table.headings(content.standings)
     names = [name for name in dict.fromkeys(name for each in content.machines for name in each) if name != "runs"]
-    columns = table.headings(content.standings)
     return html(
         "report.html.j2",
         title=title,
         counts=content.counts,
         content=content,
-        headings=columns,
-        rows=[table.cells(one, content.series[one.configuration.key], columns) for one in content.standings],
+        headings=shown,
+        rows=[table.cells(one, content.series[one.configuration.key], shown) for one in content.standings],
         sections=[{"name": printable(name), "plots": plots} for name, plots in _sections(content)],
         failures=content.failures[:MOST_FAILURES],
         machine_fields=names,

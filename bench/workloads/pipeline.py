@@ -27,6 +27,7 @@ class InMemory:
         self._seed = seed
         self.num_samples = len(self._labels)
         self.digest: str | None = None
+        self.held_bytes = self._images.nbytes + self._labels.nbytes
 
     def sharding(self, readers: int) -> str | None:
         return None

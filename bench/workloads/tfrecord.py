@@ -62,6 +62,7 @@ class Records:
         self._read: list[tuple[Shard, bool]] = []
         self.num_samples = sum(self._counts)
         self.digest: str | None = index.digest(part)
+        self.held_bytes = 0
 
     def sharding(self, readers: int) -> str | None:
         return "record" if self._by_record else sharding(self._counts, readers)
