@@ -16,7 +16,8 @@ from analysis.stats import LEVEL, Interval, typical
 from results.schema import COMPARABLE_FIELDS
 
 _SHARES = ("data_wait_share", "compute_share", "waited_share")
-FIGURES = (*(name for name in METRICS if name != EFFICIENCY), *_SHARES)
+PREDICTED = "predicted_mem_bytes"
+FIGURES = (*(name for name in METRICS if name != EFFICIENCY), *_SHARES, PREDICTED)
 """Columns of a run that are samples of its configuration."""
 
 SETUP = (*COMPARABLE_FIELDS, "synchronous", "gradient_bytes", "actual_all_reduce")
@@ -67,14 +68,18 @@ class Configuration:
         count = setup["cores_per_device"]
         known = setup["device_kind"] == "cpu" and count is not None
         cores = f", {count:g} core{'' if count == 1 else 's'} a device" if known else ""
+        optimizer = setup["optimizer"]
+        forward = ", forward" if setup["phase"] == "forward" else ""
+        trained = f", {optimizer}" if optimizer not in (None, "sgd") else ""
         precision = f", {setup['precision']}" if setup["precision"] != "fp32" else ""
         xla = ", XLA" if setup["xla"] else ""
-        return f"{setup['model']} on {setup['dataset']}{precision}{xla}, {batch}{cores}"
+        return f"{setup['model']} on {setup['dataset']}{forward}{trained}{precision}{xla}, {batch}{cores}"
 
     @cached_property
     def name(self) -> str:
         """Short, for sentences: 'mwms x8 vgg16'."""
-        return f"{self.series} x{self.setup['num_devices']} {self.setup['model']}"
+        forward = " forward" if self.setup["phase"] == "forward" else ""
+        return f"{self.series} x{self.setup['num_devices']} {self.setup['model']}{forward}"
 
     @cached_property
     def title(self) -> str:

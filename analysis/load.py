@@ -25,7 +25,7 @@ from analysis.files import Skipped
 from analysis.options import RESULTS_DIR, Selection
 from analysis.tables import Foreign, Tables
 from analysis.text import some
-from results.schema import COMPARABLE_FIELDS, RUN_TABLES, SCHEMA_VERSION, comparability_key
+from results.schema import COMPARABLE_FIELDS, SCHEMA_VERSION, TABLES_OF_RUNS, comparability_key
 
 MACHINE = (
     *("gpus", "hostname", "cpu_model", "cpu_cores", "memory_bytes", "os", "kernel", "driver_version", "cuda_version"),
@@ -45,7 +45,11 @@ _UNUSED = ("provenance", "config", "null_reasons")
 _RUNS = f"""
 select * exclude ({", ".join(_UNUSED)}) replace (
         -- Both came after the first schema, before which there was no such thing.
-        coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded
+        coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded,
+        -- Before the sixth all trained alike.
+        case when schema_version < 6 then 'train' else phase end as phase,
+        case when schema_version < 6 then 'sgd' else optimizer end as optimizer,
+        case when schema_version < 6 then 0.01 else learning_rate end as learning_rate
     ), cast(to_json(struct_pack({", ".join(f"{name} := provenance.{name}" for name in MACHINE)})) as varchar) as machine
 from source
 """
@@ -66,7 +70,12 @@ select run_id, rank, sum(num_batches) as num_batches, min(t_start_ns) as first_n
 from {source} where not warmup group by run_id, rank
 """
 
-_FIGURES = """
+_FLOPS_PER_IMAGE = (
+    "case when chosen.phase = 'forward' then chosen.flops_per_image else chosen.train_flops_per_image end"
+)
+"""Of a step."""
+
+_FIGURES = f"""
 with quantiles as (
     select run_id, quantile_cont(step_time_s, [0.5, 0.9, 0.95, 0.99]) as step_times,
         1.4826 * mad(step_time_s) as jitter_s
@@ -89,15 +98,23 @@ with quantiles as (
     select run_id, max(peak_rss_bytes) as peak_rss_bytes, max(framework_peak_mem_bytes) as framework_peak_mem_bytes,
         max(gpu_peak_mem_used_bytes) as gpu_peak_mem_used_bytes, max(startup_time_s) as startup_time_s
     from ranks group by run_id
+), learned as (
+    -- The last evaluation comes after the last iteration; the others interrupt the window.
+    select run_id, arg_max(accuracy, epoch) as final_accuracy, sum(eval_s) - arg_max(eval_s, epoch) as interrupted_s
+    from evals group by run_id
 )
-select chosen.*, windows.device_batches * chosen.batch_per_device / windows.window_s as images_per_s,
+select chosen.*, windows.device_batches * chosen.batch_per_device / (window_s - coalesce(interrupted_s, 0))
+        as images_per_s,
+    {_FLOPS_PER_IMAGE} * windows.device_batches * chosen.batch_per_device / (window_s - coalesce(interrupted_s, 0))
+        / chosen.num_devices / chosen.peak_flops_per_s as mfu,
     step_times[1] as step_time_p50_s, step_times[2] as step_time_p90_s, step_times[3] as step_time_p95_s,
     step_times[4] as step_time_p99_s, quantiles.jitter_s, windows.* exclude (run_id, device_batches, window_s),
-    costs.* exclude (run_id)
+    costs.* exclude (run_id), learned.final_accuracy
 from chosen
 left join windows on windows.run_id = chosen.run_id and chosen.status = 'ok'
 left join quantiles on quantiles.run_id = chosen.run_id and chosen.status = 'ok'
 left join costs on costs.run_id = chosen.run_id and chosen.status = 'ok'
+left join learned on learned.run_id = chosen.run_id and chosen.status = 'ok'
 order by chosen.started_at, chosen.run_id
 """
 
@@ -107,8 +124,8 @@ class Results:
 
     `runs`: a row a run by start, the columns of `results.schema.RUNS` without the largest, `machine` (MACHINE as JSON)
     and the figures, which are null unless the run is ok. `comparability_key` is computed anew, so that runs of all
-    schema versions meet. `tables` answers questions about `ranks`, `steps` (each iteration of each run) and what
-    `read_raw` adds. `skipped`: files that were left out.
+    schema versions meet. `tables` answers questions about `ranks`, `steps` (each iteration of each run), `evals` and
+    what `read_raw` adds. `skipped`: files that were left out.
 
     With `keep` only those runs are read further that it chooses from all that were selected: it gets a frame of their
     run_id, experiment and label. Without `step_times` the figures of these are null, which saves time. Raises
@@ -131,7 +148,7 @@ class Results:
             held = [path.parent.name[5:] for path in files.of_table(roots, "runs", None, None)]
             raise AnalysisError(f"no run of the days that were asked for: there are some of {held[0]} to {held[-1]}")
         try:
-            self.runs = self._again(RUN_TABLES, self._read)
+            self.runs = self._again(TABLES_OF_RUNS, self._read)
         except AnalysisError as error:
             if self.skipped and error.exit_code == AnalysisError.exit_code:
                 first = f"{len(self.skipped)} files cannot be read, first {self.skipped[0]}"
@@ -160,7 +177,7 @@ class Results:
                     raise
 
     def _listed(self) -> dict[str, list[Path]]:
-        return {table: files.of_table(self._roots, table, *self._days) for table in RUN_TABLES}
+        return {table: files.of_table(self._roots, table, *self._days) for table in TABLES_OF_RUNS}
 
     def _look_again(self) -> bool:
         """Whether files are gone because they were merged into others (`results.compact`), which are then known."""
@@ -189,6 +206,7 @@ class Results:
         wanted = "true" if self._step_times else "false"
         figures = {"steps": _STEPS.format(source=source, wanted=wanted), "paces": _PACES.format(source=source)}
         self.tables.collect("iters", figures, self._left_out)
+        self.tables.collect("evals", {"evals": "select * from source"}, self._left_out)
         runs = self.tables.query(_FIGURES)
         comparable = runs[list(COMPARABLE_FIELDS)].astype(object)
         values = comparable.where(comparable.notna(), None).to_numpy()

@@ -44,6 +44,9 @@ METRICS = {
         Metric("images_per_s", "throughput", True, lambda value: f"{number(value)} images/s"),
         Metric("step_time_p50_s", "median step time", False, _seconds),
         Metric("step_time_p95_s", "p95 step time", False, _seconds),
+        Metric("time_to_accuracy_s", "time to accuracy", False, _seconds),
+        Metric("final_accuracy", "test accuracy after the last epoch", True, "{:.2%}".format),
+        Metric("mfu", "model FLOPs utilisation", True, lambda value: f"{value:.1%}"),
         Metric("startup_time_s", "start-up time", False, _seconds),
         Metric("peak_rss_bytes", "peak resident memory of a process", False, gib),
         Metric("framework_peak_mem_bytes", "peak of TensorFlow's allocator", False, gib),
@@ -62,6 +65,8 @@ def metric_named(name: str) -> Metric:
 
 def why_none(metric: Metric) -> str:
     """The usual reason for a metric that no run has, to stand behind what is said of it."""
+    if metric.name in ("time_to_accuracy_s", "final_accuracy"):
+        return " (only runs with --epochs are evaluated, and only those that reach --target-accuracy have a time to it)"
     if metric.name != EFFICIENCY:
         return ""
     return " (measure the base case, strategy single, as well, and leave it in what is asked for)"

@@ -10,7 +10,8 @@ from bench.errors import EnvironmentFault, UsageError
 
 def compare(ranks: Sequence[dict[str, Any]]) -> None:
     """Raises for the first rank that is not of rank 0's kind: EnvironmentFault for other libraries or a GPU that two
-    would use, UsageError for other settings. Each rank has said its hostname, versions, settings and own GPUs."""
+    would use, UsageError for other settings or weights to begin with. Each rank has said its hostname, versions,
+    settings, digest of the weights' file and own GPUs."""
     first = ranks[0]
     for rank, said in enumerate(ranks):
         for name, version in said["versions"].items():
@@ -23,6 +24,11 @@ def compare(ranks: Sequence[dict[str, Any]]) -> None:
             raise UsageError(
                 f"rank {rank} ({said['hostname']}) was started with other settings or devices than rank 0 "
                 f"({first['hostname']}): give every task the same command"
+            )
+        if said["weights"] != first["weights"]:
+            raise UsageError(
+                f"rank {rank} ({said['hostname']}) has another file for --weights than rank 0 ({first['hostname']}): "
+                "give all of them the same, in a folder that they share"
             )
     users: dict[str, int] = {}
     for rank, said in enumerate(ranks):

@@ -67,15 +67,25 @@ class Bounds:
             self._slowest_step_s = max(self._slowest_step_s, row["duration_s"] / row["num_batches"])
         self._set(self._of_phase.get(self._phase) or self._step_s())
 
+    def evaluate(self, num_batches: int) -> None:
+        """An evaluation begins, of so many batches of each replica; the first traces and compiles. It lasts until a
+        phase is entered."""
+        least_s = self._of_phase["trace"]
+        known_s = 0.0 if self._asked_s else SLACK * self._known_step_s * num_batches
+        self._deadline.set("evaluation", max(least_s, known_s))
+
     def wait_for_others(self) -> None:
         """This rank has nothing to do until all others have come as far."""
         if not self._synchronous:
             self._set(math.inf)
 
     def _step_s(self) -> float:
+        return self._asked_s or max(LEAST_S, SLACK * self._known_step_s * self._num_batches)
+
+    @property
+    def _known_step_s(self) -> float:
         # The first step compiles, too: it counts where it is all that is known.
-        step_s = self._slowest_step_s or self._first_step_s
-        return self._asked_s or max(LEAST_S, SLACK * step_s * self._num_batches)
+        return self._slowest_step_s or self._first_step_s
 
     def _set(self, bound_s: float) -> None:
         self._deadline.set(self._phase, bound_s)

@@ -7,6 +7,7 @@ dashes: `num-iters = 20` or `num_iters = 20`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,10 @@ from bench.errors import UsageError, unknown_name
 from jobs.cluster import MAX_PORT
 from results import command_line
 from results.command_line import Refused, file_words, flag, value_of
-from strategies.base import ExchangeConfig, NumericsConfig
+from strategies.base import OF_GRADIENTS, ExchangeConfig, NumericsConfig
+
+MODEL_FILES = (".weights.h5", ".keras")
+"""How the names of files end that Keras saves a model's weights, or all of a model, to."""
 
 _MOST = (1 << 31) - 1
 """Steps, images, seeds: what fits the tables and the frameworks."""
@@ -35,23 +39,42 @@ class WorkloadConfig:
     strategy: str = "single"
     """How training is distributed: single, independent, mirrored, mwms, central, ps or horovod."""
     model: str = "mnist_cnn"
-    """Model: mnist_cnn, digits_cnn, transfer_cnn, fashion_cnn, lenet5, cifar_cnn, alexnet, small_xception, vgg16, vgg19,
-    vgg16_cifar, mobilenetv2_mnist, or keras:NAME of keras.applications, as keras:ResNet50; python -m bench.workloads
-    lists all."""
+    """Model: mnist_cnn, digits_cnn, transfer_cnn, fashion_cnn, lenet5, cifar_cnn, alexnet, small_xception, vgg16,
+    vgg19, vgg16_cifar, mobilenetv2_mnist, or keras:NAME of keras.applications, as keras:ResNet50; python -m
+    bench.workloads lists all."""
     image_size: int | None = None
     """Height and width of the images [pixels]; data is resized to it. None is the model's own."""
     num_classes: int | None = None
     """Classes that the model tells apart; the data may have fewer. None is the model's own."""
     dataset: str = "synthetic"
-    """Images: synthetic, digits, mnist, fashion_mnist or cifar10."""
+    """Images: synthetic, digits, mnist, fashion_mnist, cifar10 or tfrecord (sharded JPEGs, as ImageNet's)."""
     data_dir: Path | None = None
-    """Folder of the mnist, fashion_mnist and cifar10 files; never downloaded into [path]. None is Keras's cache."""
+    """Folder of the mnist, fashion_mnist, cifar10 and tfrecord files; never downloaded into [path]. None is Keras's
+    cache, where tfrecord has none."""
+    cache: Literal["none", "memory", "disk"] | None = None
+    """Where tfrecord's encoded images are kept after the first epoch: nowhere, in memory, or in a folder of the run's
+    below TMPDIR. None is none; the other data sets are held in memory."""
     batch_size: int | None = None
     """Images a device and step [images], for weak scaling. None is 64 unless --global-batch-size is given."""
     global_batch_size: int | None = None
     """Images all devices together and step [images], for strong scaling. Excludes --batch-size."""
+    classes: str | None = None
+    """Classes of the data set to train on: '0-4', '1,3,5-7'; the model knows them as 0, 1, ... None is all."""
+    num_train_samples: int | None = None
+    """Training images to use [images]: the first of an order that the seed gives. None is all."""
+    freeze: str | None = None
+    """Layers that are not trained: base, all before the classifier head, or N, the first N that hold weights in the
+    model's order, where models inside it are looked into. None trains every layer."""
+    weights: Path | None = None
+    """File of the weights to begin with [path]: a .weights.h5 or .keras that Keras has written of this model. With
+    --freeze base the head may differ and then begins at random. None begins at random."""
     seed: int = 1
     """Seed of weights, dropout, synthetic images and sample order."""
+    find_max_batch: FlagCreatePairsOff[bool] = False
+    """Find the largest --batch-size that fits into a device's memory, by short runs: from --batch-size on, doubling and
+    then in steps of an eighth. Each run is recorded."""
+    max_batch_size: int | None = None
+    """The largest that --find-max-batch tries [images]. None is 16384."""
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.global_batch_size is not None:
@@ -61,7 +84,58 @@ class WorkloadConfig:
             raise UsageError(f"--num-classes is {self.num_classes}: give a whole number from 2 to {_MOST_CLASSES}")
         _positive("--batch-size", self.batch_size)
         _positive("--global-batch-size", self.global_batch_size)
+        _positive("--num-train-samples", self.num_train_samples)
         _at_least("--seed", self.seed, 0)
+        _positive("--max-batch-size", self.max_batch_size)
+        if self.max_batch_size is not None and not self.find_max_batch:
+            raise UsageError("--max-batch-size has no effect without --find-max-batch: leave it out")
+        if self.global_batch_size is not None and self.find_max_batch:
+            raise UsageError("--find-max-batch finds a batch per device: give --batch-size to begin with, or nothing")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How it is trained."""
+
+    phase: Literal["train", "forward"] = "train"
+    """What a step is: train is forward and backward pass, exchange and update; forward is inference, and changes
+    nothing."""
+    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"] = "sgd"
+    """What changes the weights, as Keras has it: momentum and nesterov are sgd with momentum 0.9."""
+    lr: float | None = None
+    """Learning rate. None is 0.01 for sgd, momentum and nesterov, 0.001 for adam, adamw and rmsprop."""
+    lr_scaling: Literal["none", "linear"] = "none"
+    """linear takes the learning rate as meant for updates of 64 images, and multiplies it by the images of an update /
+    64."""
+    lr_warmup_epochs: int = 0
+    """Over so many epochs the learning rate rises from the unscaled one to the scaled one [epochs]."""
+    epochs: int | None = None
+    """Passes over the data set, each followed by an evaluation on its test images [epochs]. Excludes --num-iters."""
+    target_accuracy: float | None = None
+    """Stop after the evaluation that reaches this part of the test images; --epochs is then the most."""
+    save_model: Path | None = None
+    """File that rank 0 saves the trained model to [path]: NAME.weights.h5 or NAME.keras."""
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise UsageError(f"--lr is {self.lr:g}: give a finite number above 0")
+        _positive("--epochs", self.epochs)
+        _at_least("--lr-warmup-epochs", self.lr_warmup_epochs, 0)
+        if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
+            raise UsageError(f"--target-accuracy is {self.target_accuracy:g}: give a part of 1, such as 0.97")
+        if self.target_accuracy is not None and self.epochs is None:
+            raise UsageError("--target-accuracy needs --epochs, the most that it may take: give both")
+        if self.lr_warmup_epochs and self.lr_scaling == "none":
+            raise UsageError("--lr-warmup-epochs rises to the scaled rate: give --lr-scaling linear too")
+        if self.lr_warmup_epochs and not self.lr_warmup_epochs <= (self.epochs or 0):
+            raise UsageError(
+                f"--lr-warmup-epochs is {self.lr_warmup_epochs}: it needs at least as many --epochs, or the rate would "
+                "never be the scaled one"
+            )
+        if self.save_model is not None and not self.save_model.name.endswith(MODEL_FILES):
+            raise UsageError(
+                f"--save-model is {str(self.save_model)!r}: give a name that ends in .weights.h5 or .keras"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +144,13 @@ class MeasureConfig:
 
     num_warmup_batches: int = 10
     """Steps before the timed ones, recorded and flagged [steps]. The first traces and compiles."""
-    num_batches_per_iter: int = 10
-    """Steps in one compiled call [steps]; the clock is read after each call."""
-    num_iters: int = 10
-    """Timed iterations [calls]."""
+    num_batches_per_iter: int | None = None
+    """Steps in one compiled call [steps]; the clock is read after each call. None is 10, in the forward phase 1."""
+    num_iters: int | None = None
+    """Timed iterations [calls]. None is 10, or with --epochs as many as they take."""
+    measure_peak: FlagCreatePairsOff[bool] = False
+    """Time a matrix product in the run's precision for a second before the training: the peak FLOP/s that MFU counts
+    from. Otherwise it is that of the GPU's data sheet."""
     telemetry_period: float = 0.2
     """Time between two samples of memory, power and network [s]; 0 takes none."""
 
@@ -164,15 +241,34 @@ class RunConfig:
     workload: OmitArgPrefixes[WorkloadConfig] = field(default_factory=WorkloadConfig)
     exchange: OmitArgPrefixes[ExchangeConfig] = field(default_factory=ExchangeConfig)
     numerics: OmitArgPrefixes[NumericsConfig] = field(default_factory=NumericsConfig)
+    training: OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
     measure: OmitArgPrefixes[MeasureConfig] = field(default_factory=MeasureConfig)
     machine: OmitArgPrefixes[MachineConfig] = field(default_factory=MachineConfig)
     output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
     config: Path | None = None
     """TOML file of flags; what is given on the command line wins."""
 
+    def __post_init__(self) -> None:
+        if self.training.phase == "forward":
+            self._refuse_what_only_trains()
+        if self.training.epochs is not None and self.measure.num_iters is not None:
+            raise UsageError("--epochs and --num-iters both say how long to train: give one of them")
+
     def groups(self) -> tuple[Any, ...]:
         """The sections."""
-        return self.workload, self.exchange, self.numerics, self.measure, self.machine, self.output
+        return self.workload, self.exchange, self.numerics, self.training, self.measure, self.machine, self.output
+
+    def _refuse_what_only_trains(self) -> None:
+        training = {each.name for each in dataclasses.fields(TrainingConfig)} - {"phase"}
+        for group, only, why in (
+            (self.exchange, OF_GRADIENTS, "no gradients are exchanged"),
+            (self.training, training, "no weights change"),
+            (self.output, {"evidence"}, "there is no training to prove"),
+        ):
+            for each in dataclasses.fields(group):
+                if each.name in only and getattr(group, each.name) != each.default:
+                    name = flag(each.name)
+                    raise UsageError(f"{name} has no effect with --phase forward, in which {why}: leave it out")
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by its flag's name, in plain JSON types."""

@@ -21,19 +21,35 @@ RUN_ID = "TRAINSCALE_RUN_ID"
 
 _MOST_RESTARTS = 1000
 
-_NO_JOB = {
+_NOT_ASKED = {
+    "epochs": "iterations were asked for, not epochs",
+    "lr_warmup_epochs": "the learning rate is the same in all steps",
+    **dict.fromkeys(("target_accuracy", "time_to_accuracy_s"), "no target accuracy was asked for"),
     "sweep_task": "the run is not part of a sweep",
     "job_id": "no batch system started the run",
     "restart_count": "only Slurm counts restarts",
     "restart_of": "no attempt of the same job was cut off before",
+    "classes": "all classes of the data set are trained",
+    "num_train_samples": "all training images are used",
+    "freeze": "every layer is trained",
+    "weights": "the weights begin at random",
 }
-"""Column -> why it is null."""
+"""Column -> why it is null where nothing asks for it."""
+
+_NOTHING_TRAINED = {
+    **dict.fromkeys(("synchronous", "optimizer", "learning_rate"), "the forward phase changes no weights"),
+    **dict.fromkeys(("requested_all_reduce", "actual_all_reduce"), "the forward phase exchanges no gradients"),
+    "gradient_bytes": "the forward phase makes no gradients",
+}
+"""The same in the forward phase."""
 
 
 def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str], gpus: Gpus) -> None:
     """Writes what this host can tell of the run: where it runs, and why some columns will be null."""
     fields, reasons = provenance.of_host(env, gpus)
-    if plan.strategy.requested_all_reduce is None:
+    if plan.forward:
+        reasons |= _NOTHING_TRAINED
+    elif plan.strategy.requested_all_reduce is None:
         reasons["requested_all_reduce"] = f"strategy {plan.strategy.name!r} has no all-reduce"
     on_cpu = "the run used the CPU" if plan.strategy.resources.device_kind == "cpu" else None
     if no_gpu := gpus.unavailable or on_cpu:
@@ -51,8 +67,8 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
         for column in ("import_s", "startup_time_s"):
             reasons[column] = "TensorFlow was loaded once, before the processes were forked"
     job = _batch_job(store, plan, env)
-    known = {"sweep_task": plan.config.output.sweep_task, **job}
-    reasons |= {column: reason for column, reason in _NO_JOB.items() if known[column] is None}
+    known = {**plan.run_fields(), **job, "time_to_accuracy_s": plan.config.training.target_accuracy}
+    reasons |= {column: reason for column, reason in _NOT_ASKED.items() if known[column] is None}
     shard.update_run(
         **job,
         preloaded=preloaded,

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bench.errors import WorkloadError
+from bench.errors import UsageError, WorkloadError
 from strategies.base import Steps, WorkerClock
 
 _DRIFT, _READING_S = 0.001, 0.01
@@ -41,6 +41,16 @@ class Steppable(Protocol):
         """Waits for the devices."""
 
 
+@dataclass(frozen=True)
+class PlannedCall:
+    """One call of a schedule."""
+
+    num_batches: int
+    warmup: bool = False
+    epoch: int | None = None
+    """The epoch that ends with it, counted from 1."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Which calls are made: one step that traces, the other warm-up steps, then the timed iterations."""
@@ -48,21 +58,51 @@ class Schedule:
     num_warmup_batches: int
     num_batches_per_iter: int
     num_iters: int
+    epoch_ends: tuple[int, ...] = ()
+    """The step with which each epoch ends, counted from 1, warm-up included: it is the last of its call. Empty where
+    epochs do not count."""
+
+    @classmethod
+    def of_epochs(cls, num_warmup_batches: int, num_batches_per_iter: int, ends: Sequence[int]) -> Schedule:
+        """A training to the end of the last epoch; warm-up is part of the first. Raises UsageError where it is all of
+        it."""
+        if num_warmup_batches >= ends[0]:
+            raise UsageError(
+                f"--num-warmup-batches {num_warmup_batches} leaves no timed step of the first epoch, which has "
+                f"{ends[0]}: ask for fewer, or for a smaller batch"
+            )
+        stretches = np.diff([num_warmup_batches, *ends])
+        num_iters = int(np.ceil(stretches / num_batches_per_iter).sum())
+        return cls(
+            num_warmup_batches=num_warmup_batches,
+            num_batches_per_iter=num_batches_per_iter,
+            num_iters=num_iters,
+            epoch_ends=tuple(ends),
+        )
 
     @property
     def num_batches(self) -> int:
         """Steps of the whole run."""
+        if self.epoch_ends:
+            return self.epoch_ends[-1]
         return self.num_warmup_batches + self.num_iters * self.num_batches_per_iter
 
-    def calls(self) -> Iterator[tuple[int, bool]]:
-        """(steps in the call, is it warm-up)."""
-        yield 1, True
-        left = self.num_warmup_batches - 1
-        while left > 0:
-            yield min(left, self.num_batches_per_iter), True
-            left -= self.num_batches_per_iter
-        for _ in range(self.num_iters):
-            yield self.num_batches_per_iter, False
+    def calls(self) -> Iterator[PlannedCall]:
+        """All of them, in order."""
+        yield PlannedCall(1, warmup=True)
+        for steps in self._parts(self.num_warmup_batches - 1):
+            yield PlannedCall(steps, warmup=True)
+        done = self.num_warmup_batches
+        for epoch, end in enumerate(self.epoch_ends or (self.num_batches,), start=1):
+            parts = self._parts(end - done)
+            for steps in parts[:-1]:
+                yield PlannedCall(steps)
+            yield PlannedCall(parts[-1], epoch=epoch if self.epoch_ends else None)
+            done = end
+
+    def _parts(self, steps: int) -> list[int]:
+        whole, rest = divmod(steps, self.num_batches_per_iter)
+        return [self.num_batches_per_iter] * whole + [rest] * (rest > 0)
 
 
 def measure(
@@ -73,25 +113,30 @@ def measure(
     on_traced: Callable[[], None],
     on_warm: Callable[[], None],
     on_iter: Callable[[dict[str, Any], Steps], None],
+    on_epoch: Callable[[int, float], bool],
 ) -> None:
     """Runs the schedule and hands every iteration to `on_iter`: a row of `iters` without run, and the steps themselves.
 
     The row of steps that another process performed names its rank and carries that rank's times; every call then makes
     as many iterations as there are such processes. `on_traced` is called after the first step, `on_warm` right before
-    the first timed iteration. Raises WorkloadError for a loss that is not finite, after that iteration was handed
-    over, and for an iteration that a clock has timed that was set meanwhile.
+    the first timed iteration. `on_epoch` is called when all steps of an epoch have been performed and no call is under
+    way, with the epoch and the training time so far, which is that in which calls were under way, but for the first
+    call, which traces and compiles [s]; it says whether to stop. Raises WorkloadError for a loss that is not finite,
+    after that iteration was handed over, and for an iteration that a clock has timed that was set meanwhile.
     """
     calls = _Calls(trainer, clock, on_iter)
     was_warmup = True
-    for index, (num_batches, warmup) in enumerate(schedule.calls()):
-        if was_warmup and not warmup:
+    for index, call in enumerate(schedule.calls()):
+        if was_warmup and not call.warmup:
             calls.finish()
             on_warm()
-        was_warmup = warmup
-        calls.begin(index, num_batches, warmup)
-        calls.finish(leave=trainer.lookahead if index else 0)
+        was_warmup = call.warmup
+        calls.begin(index, call.num_batches, call.warmup)
+        calls.finish(leave=trainer.lookahead if index and call.epoch is None else 0)
         if index == 0:
             on_traced()
+        if call.epoch is not None and on_epoch(call.epoch, calls.trained_s):
+            return
     calls.finish()
 
 
@@ -115,9 +160,15 @@ class _Calls:
         self._on_iter = on_iter
         self._worker_clocks = _WorkerClocks()
         self._under_way: deque[_Call] = deque()
+        self._busy_ns = 0
+        """Since when calls have been under way without a break."""
+        self.trained_s = 0.0
+        """In which calls were under way, but for the first."""
 
     def begin(self, index: int, num_batches: int, warmup: bool) -> None:
         start_ns = self._clock.now_ns()
+        if not self._under_way:
+            self._busy_ns = start_ns
         self._under_way.append(_Call(index, num_batches, warmup, start_ns, self._trainer.run(num_batches)))
 
     def finish(self, leave: int = 0) -> None:
@@ -126,8 +177,13 @@ class _Calls:
             call = self._under_way.popleft()
             # The call returned when the work was queued; only now is it done, so only now may the clock be read.
             self._trainer.synchronise()
-            duration_s = self._since(call)
+            ended_ns = self._clock.now_ns()
+            duration_s = (ended_ns - call.start_ns) / 1e9
             parts = call.read()
+            if any(steps.worker for steps in parts):
+                ended_ns = self._clock.now_ns()  # what others perform is over when it has been read
+            if call.index and not self._under_way:
+                self.trained_s += (ended_ns - self._busy_ns) / 1e9
             for part, steps in enumerate(parts):
                 iteration = call.index * len(parts) + part
                 self._on_iter(self._row(call, iteration, duration_s, steps), steps)

@@ -54,6 +54,10 @@ def _run(argv: Sequence[str]) -> int:
         raise UsageError(
             f"--port-base is for workers on this machine, but {cluster.source} names the ports: leave it out"
         )
+    if config.workload.find_max_batch and not config.output.dry_run:
+        from bench import max_batch
+
+        return max_batch.find(config, cluster)
 
     from bench.launch_plan import plan_launch, show
     from bench.supervise import supervise

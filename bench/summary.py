@@ -11,23 +11,32 @@ from results.record import Tables
 
 _IDENTITY = (
     *("run_id", "experiment", "label", "sweep_task", "status", "exit_code", "error", "failed_rank", "failed_phase"),
-    *("strategy", "model", "dataset", "num_devices", "device_kind", "batch_per_device", "global_batch"),
+    *("strategy", "model", "dataset", "phase", "optimizer", "epochs", "target_accuracy"),
+    *("num_devices", "device_kind", "batch_per_device", "global_batch"),
+    "predicted_mem_bytes",
 )
 
 MAD_TO_SIGMA = 1.4826
 """Median absolute deviation of a normal distribution -> its standard deviation."""
 
 
-def images_per_s(timed: Sequence[dict[str, Any]], devices: Mapping[int, int], batch_per_device: int) -> float:
-    """Images of all ranks / (latest end - earliest start). `timed`: rows of `iters` without warm-up, all ranks;
-    `devices`: rank -> replicas.
+def images_per_s(
+    timed: Sequence[dict[str, Any]],
+    devices: Mapping[int, int],
+    batch_per_device: int,
+    evals: Sequence[dict[str, Any]] = (),
+) -> float:
+    """Images of all ranks / (latest end - earliest start - evaluations between them). `timed`: rows of `iters` without
+    warm-up, all ranks; `devices`: rank -> replicas; `evals`: rows of that table.
 
     A window over everything, not a mean of rates, which would weigh fast steps more (MLPerf HPC's rule).
     """
     start_ns = min(row["t_start_ns"] for row in timed)
     end_ns = max(row["t_start_ns"] + row["duration_s"] * 1e9 for row in timed)
     batches = sum(row["num_batches"] * devices[row["rank"]] for row in timed)
-    return float(batches * batch_per_device / (end_ns - start_ns) * 1e9)
+    last = max(row["iter"] for row in timed)
+    evaluated_s = sum(row["eval_s"] for row in evals if row["iter"] < last)
+    return float(batches * batch_per_device / ((end_ns - start_ns) / 1e9 - evaluated_s))
 
 
 def summarise(tables: Tables) -> dict[str, Any]:
@@ -38,7 +47,8 @@ def summarise(tables: Tables) -> dict[str, Any]:
     if run["status"] != "ok":
         return summary
     devices = {row["rank"]: row["num_devices"] for row in tables["ranks"]}
-    rate = images_per_s(timed, devices, run["batch_per_device"])
+    evals = tables.get("evals", [])
+    rate = images_per_s(timed, devices, run["batch_per_device"], evals)
     # A step is as slow as its slowest rank.
     iterations: dict[int, dict[str, Any]] = {}
     for row in timed:
@@ -46,7 +56,7 @@ def summarise(tables: Tables) -> dict[str, Any]:
             iterations[row["iter"]] = row
     step_times = np.asarray([row["duration_s"] / row["num_batches"] for row in iterations.values()])
     rates = run["global_batch"] / step_times
-    p50, p90, p95, p99 = np.percentile(step_times, [50, 90, 95, 99])
+    p50, p90, p95, p99 = np.percentile(step_times, _PERCENTS)
     return summary | {
         "images_per_s": rate,
         "images_per_s_per_device": rate / run["num_devices"],
@@ -56,18 +66,53 @@ def summarise(tables: Tables) -> dict[str, Any]:
         "step_time_p95_s": float(p95),
         "step_time_p99_s": float(p99),
         "step_time_jitter_s": float(MAD_TO_SIGMA * np.median(np.abs(step_times - p50))),
-        "data_wait_share": sum(row["data_wait_s"] for row in timed) / sum(row["duration_s"] for row in timed),
+        "mfu": _mfu(run, rate / run["num_devices"]),
+        "data_wait_share": _data_wait_share(timed),
+        **(_latencies(timed) if run.get("phase") == "forward" else {}),
         **{name: _largest(tables["ranks"], name) for name in _LARGEST_OF_RANKS},
+        "final_accuracy": evals[-1]["accuracy"] if evals else None,
+        "best_accuracy": _largest(evals, "accuracy"),
+        "time_to_accuracy_s": run.get("time_to_accuracy_s"),
     }
 
 
-def _largest(ranks: Sequence[dict[str, Any]], column: str) -> float | None:
-    values = [row[column] for row in ranks if row.get(column) is not None]
+def _data_wait_share(timed: Sequence[dict[str, Any]]) -> float | None:
+    """Of the iterations in which it was measured: a clock that was set leaves some without."""
+    known = [row for row in timed if row["data_wait_s"] is not None]
+    return sum(row["data_wait_s"] for row in known) / sum(row["duration_s"] for row in known) if known else None
+
+
+def _latencies(timed: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """From asking for a batch until its result is there, over the batches of all ranks, which do not wait for each
+    other. Nothing where calls were timed that hold several batches: their mean says nothing of the slowest."""
+    if any(row["num_batches"] > 1 for row in timed):
+        return {}
+    found = np.percentile([row["duration_s"] for row in timed], _PERCENTS)
+    return dict(zip(_LATENCIES, map(float, found), strict=True))
+
+
+def _mfu(run: Mapping[str, Any], images_per_s_per_device: float) -> float | None:
+    """Model FLOPs utilisation: FLOPs a second and device that the model itself takes / what the device can do."""
+    flops, peak = _flops_per_image(run), run.get("peak_flops_per_s")
+    return flops * images_per_s_per_device / peak if flops and peak else None
+
+
+def _flops_per_image(run: Mapping[str, Any]) -> float | None:
+    """Of a step."""
+    flops: float | None = run.get("flops_per_image" if run.get("phase") == "forward" else "train_flops_per_image")
+    return flops
+
+
+def _largest(rows: Sequence[dict[str, Any]], column: str) -> float | None:
+    values = [row[column] for row in rows if row.get(column) is not None]
     return max(values, default=None)
 
 
 _LARGEST_OF_RANKS = ("startup_time_s", "peak_rss_bytes", "framework_peak_mem_bytes")
 
+
+_PERCENTS = (50, 90, 95, 99)
+_LATENCIES = tuple(f"latency_p{percent}_s" for percent in _PERCENTS)
 
 FIGURES = (
     "images_per_s",
@@ -79,5 +124,10 @@ FIGURES = (
     "step_time_p99_s",
     "step_time_jitter_s",
     "data_wait_share",
+    *_LATENCIES,
+    "mfu",
     *_LARGEST_OF_RANKS,
+    "final_accuracy",
+    "best_accuracy",
+    "time_to_accuracy_s",
 )

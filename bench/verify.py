@@ -118,7 +118,7 @@ def examine(case: Case, options: Options, reference: Finding | None) -> Finding:
     """Makes a run and compares it with the reference's finding, which is None for the reference itself."""
     from bench.equivalence import Finding, compare
     from bench.evidence import Evidence
-    from bench.workloads import LEARNING_RATE
+    from bench.workloads.optimizers import OPTIMIZERS
 
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         scratch = Path(folder)
@@ -133,7 +133,7 @@ def examine(case: Case, options: Options, reference: Finding | None) -> Finding:
     if not ranks:
         return Finding(verdict="failed", reason=said)
     workers = case.devices if not load(case.strategy).synchronous else None
-    finding = compare(ranks, reference, asynchronous_workers=workers, learning_rate=LEARNING_RATE)
+    finding = compare(ranks, reference, asynchronous_workers=workers, learning_rate=OPTIMIZERS["sgd"].learning_rate)
     # A run that fails after its training has seen itself what is wrong: replicas that end differently.
     return finding if code == 0 else finding.failed(said, digests_ok="not averaged" not in said)
 

@@ -16,15 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import __version__, frameworks, output, provenance
+from bench import __version__, costs, frameworks, output, provenance
 from bench.agreement import compare
 from bench.bounds import Bounds
 from bench.clock import Clock
 from bench.config import RunConfig
 from bench.errors import BenchError, gist
+from bench.evaluating import Evaluations
 from bench.evidence import Evidence, digest, project
 from bench.lifecycle import RUN_ID
-from bench.measure import measure
+from bench.measure import Schedule, measure
 from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
 from bench.ranklog import RankLog
 from bench.stopping import Stopped, ignore_signals, stop_on_signals
@@ -36,7 +37,8 @@ from jobs.launch import die_with_launcher
 from jobs.rendezvous import PeerGone, PeerLate, Rendezvous
 from results.exit_codes import ExitCode
 from results.store import Store
-from strategies.base import Steps, Trainer
+from results.writing import replacing
+from strategies.base import Data, Steps, Trainer
 
 _NO_PROXY = "no_grpc_proxy"
 """gRPC reads it before no_proxy."""
@@ -62,7 +64,7 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoRet
     bounds = Bounds(
         config.machine,
         watchdog.Deadline(scratch, cluster.rank),
-        num_batches=plan.schedule.num_batches_per_iter,
+        num_batches=plan.num_batches_per_iter,
         synchronous=strategy.synchronous,
     )
     log = RankLog(clock, int(env[STARTED_NS]), on_enter=bounds.enter)
@@ -111,7 +113,10 @@ class _Member:
         self._gpus = gpus
         self._sampled = sampled
         self._trainer: Trainer | None = None
+        self._data: Data | None = None
         self._meeting: Rendezvous | None = None
+        self._schedule: Schedule
+        self._num_test_samples = 0
         # Whoever gave us the run's id reads our shard and speaks for us; others only see our standard error.
         self._speaks_for_itself = run_id is None
 
@@ -144,6 +149,11 @@ class _Member:
             missed = any(words in said for words in self._plan.strategy.peer_errors)
             full = type(problem).__name__ in ("ResourceExhaustedError", "MemoryError")
             status = "oom" if full else "interrupted" if missed else "failed"
+            if self._data:
+                # To look for a bad file takes seconds, in which whoever waits for this rank may have it ended.
+                self._log.note(status=status, error=error, exit_code=code)
+                if fault := self._data.fault(problem):
+                    status, error = "failed", fault
         spoken = self._log.end(status=status, error=error, exit_code=code)
         if error and (self._speaks_for_itself or not spoken):
             output.complain(f"in {self._log.phase}: {error}")
@@ -174,6 +184,7 @@ class _Member:
         sampler = self._start_sampler()
         try:
             log.enter("build")
+            self._describe_peak(meeting)
             # Held to the end of the process: to let go of it takes TensorFlow seconds.
             self._trainer = trainer = self._build()
             if trainer is None:
@@ -203,14 +214,32 @@ class _Member:
             seed=settings.seed,
             batch_per_device=plan.batch_per_device,
             global_batch=plan.global_batch,
-            steps=plan.schedule.num_batches,
+            steps=lambda num_samples: plan.schedule(num_samples).num_batches,
             numerics=plan.config.numerics,
+            optimizer=plan.config.training.optimizer,
+            learning_rate=plan.learning_rate,
+            rate_warmup=plan.rate_warmup,
+            forward=plan.forward,
+            split="train" if plan.config.training.epochs is None else "rest",
             provable=plan.config.output.evidence is not None,
+            cache=settings.cache,
+            freeze=settings.freeze,
+            weights=settings.weights,
+            classes=settings.classes,
+            num_train_samples=settings.num_train_samples,
+            tell=output.tell if self._rank == 0 else lambda line: None,
         )
+        self._data = job.data
+        self._num_test_samples = job.held_out.num_samples if job.held_out else 0
+        self._schedule = plan.schedule(job.data.num_samples)
+        if self._rank == 0:
+            self._describe_data(job.data)
         trainer = plan.strategy.trainer(job)
         if trainer is not None:
             if self._rank == 0:
+                self._log.shard.update_run(num_iters=self._schedule.num_iters)
                 self._describe_model(trainer.model)
+                self._log.shard.update_run(**costs.of_memory(plan, trainer, job.data.held_bytes))
             self._log.note(devices=trainer.devices())
         return trainer
 
@@ -231,8 +260,20 @@ class _Member:
         folder = plan.config.output.evidence
         evidence = Evidence(project(trainer.weights(0))) if folder else None
 
+        evaluations = Evaluations(
+            plan,
+            self._schedule,
+            num_samples=self._num_test_samples,
+            exchange=meeting.exchange,
+            log=log,
+            bounds=self._bounds,
+            clock=self._clock,
+            run_id=self._run_id,
+        )
+
         def keep(row: dict[str, Any], steps: Steps) -> None:
             log.shard.add_iter(row)
+            evaluations.stepped(row)
             if reasons := {name: _CLOCK_SET for name in ("data_wait_s", "compute_s") if row[name] is None}:
                 log.shard.update_run(null_reasons=reasons)
             self._bounds.stepped(row)
@@ -243,11 +284,12 @@ class _Member:
 
         measure(
             trainer,
-            plan.schedule,
+            self._schedule,
             self._clock,
             on_traced=lambda: log.enter("warmup"),
             on_warm=warm,
             on_iter=keep,
+            on_epoch=lambda epoch, train_s: evaluations.perform(trainer, epoch, train_s),
         )
         log.enter("finish")
         log.note(
@@ -259,7 +301,11 @@ class _Member:
             evidence.save(folder, self._rank, updates=trainer.updates(), weights=trainer.weights(0))
         if self._rank == 0:
             self._describe_exchange(trainer.all_reduce())
-            self._count_flops(trainer.model)
+            # Last, for it traces the model once more, for seconds where that is large.
+            log.shard.update_run(**costs.of_arithmetic(plan, trainer.model))
+            if (path := plan.config.training.save_model) is not None:
+                with replacing(path) as new:
+                    trainer.save(new)
 
     @property
     def _rank(self) -> int:
@@ -272,6 +318,7 @@ class _Member:
             "run_id": self._run_id,
             "hostname": socket.gethostname(),
             "settings": self._plan.fingerprint(),
+            "weights": self._plan.weights,
             "gpus": self._own_gpus(),
             "versions": {"TrainScale": __version__, **provenance.framework_versions()},
         }
@@ -310,33 +357,39 @@ class _Member:
         return sampler
 
     def _describe_model(self, model: Any) -> None:
-        weights = [variable.value for variable in model.trainable_variables]
         fields, reasons = provenance.of_frameworks()
+        self._log.shard.update_run(**costs.of_weights(self._plan, model), provenance=fields, null_reasons=reasons)
+
+    def _describe_data(self, data: Data) -> None:
+        strategy = self._plan.strategy
+        readers = sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks)
+        sharding = data.sharding(readers)
+        fields = {"data_digest": data.digest, "sharding": sharding}
+        in_memory = "the data set's name says which images it holds, and every process holds all of them"
         self._log.shard.update_run(
-            num_params=int(model.count_params()),
-            trainable_params=sum(int(weight.shape.num_elements()) for weight in weights),
-            gradient_bytes=sum(int(weight.shape.num_elements()) * weight.dtype.size for weight in weights),
-            provenance=fields,
-            null_reasons=reasons,
+            num_samples=data.num_samples,
+            **fields,
+            null_reasons={name: in_memory for name, value in fields.items() if value is None},
         )
+        if sharding:
+            output.print_input(data.num_samples, sharding, readers)
 
-    def _count_flops(self, model: Any) -> None:
-        """Last, for it traces the model once more, for seconds where that is large."""
-        from bench.workloads.arithmetic import Uncounted, count_flops
-
-        try:
-            flops = count_flops(model)
-        except Uncounted as why:
-            reasons = dict.fromkeys(("flops_per_image", "train_flops_per_image"), str(why))
-            self._log.shard.update_run(null_reasons=reasons)
-        else:
-            self._log.shard.update_run(flops_per_image=flops.forward, train_flops_per_image=flops.train)
+    def _describe_peak(self, meeting: Rendezvous) -> None:
+        """The first rank that computes speaks for all. While it times a product the others wait: on the same host they
+        would take cores or a GPU from it."""
+        strategy, timed = self._plan.strategy, self._plan.config.measure.measure_peak
+        if timed:
+            meeting.exchange(b"")
+        if self._rank == next(rank for rank, task in enumerate(strategy.cluster.tasks) if strategy.replicas(task)):
+            self._log.shard.update_run(**costs.of_peak(self._plan, [gpu["name"] for gpu in self._gpus.describe()]))
+        if timed:
+            meeting.exchange(b"")
 
     def _describe_exchange(self, all_reduce: str | None) -> None:
         strategy = self._plan.strategy
         alone = "one replica has nobody to exchange with"
         why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} has no all-reduce"
-        reasons = {} if all_reduce else {"actual_all_reduce": why}
+        reasons = {} if all_reduce or self._plan.forward else {"actual_all_reduce": why}
         self._log.shard.update_run(actual_all_reduce=all_reduce, null_reasons=reasons)
 
 

@@ -22,7 +22,7 @@ from results import files, folders
 from results.command_line import Refused, perform
 from results.exit_codes import ExitCode
 from results.maintenance import alone
-from results.schema import RUN_TABLES, TABLES, arrow_schema
+from results.schema import TABLES, TABLES_OF_RUNS, arrow_schema
 from results.store import StoreError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def drop_copies(root: Path, table: str, folder: Path) -> int:
 def _compact_day(root: Path, table: str, folder: Path, done: Done) -> None:
     done.merged += drop_copies(root, table, folder)
     sources = files.of_day(folder)
-    if table in RUN_TABLES:
+    if table in TABLES_OF_RUNS:
         # Of a run that cannot be seen yet the rows may still change.
         visible = {run_id for path in files.of_day(root / "runs" / folder.name) for run_id in files.runs_or_name(path)}
         sources = [path for path in sources if files.runs_or_name(path) <= visible]

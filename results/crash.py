@@ -14,7 +14,7 @@ from results import files, folders
 from results.compact import drop_copies
 from results.finding import Finding
 from results.record import RUN_SHARD, Ending, conclude, could_not_start
-from results.schema import RUN_TABLES, SCHEMA_VERSION, TABLES
+from results.schema import RUN_TABLES, SCHEMA_VERSION, TABLES, TABLES_OF_RUNS
 from results.store import SHARDS, ShardContent, Store, StoreError
 from results.writers import lives
 
@@ -141,7 +141,8 @@ def _foreign(left: Left) -> list[Finding]:
 
 def _finish(store: Store, run_id: str) -> Finding:
     """What `Store.commit` does after the rows are written, if they can be read: else the shards are the only copy."""
-    for table in RUN_TABLES:
+    evaluated = any(shard.evals for shard in store.read_shards(run_id))
+    for table in TABLES_OF_RUNS if evaluated else RUN_TABLES:
         held = [path for day in files.days(store.root, table) for path in files.of_day(day)]
         mine = [path for path in held if run_id in files.runs_or_name(path)]
         if not mine or any(files.fault(path, table) for path in mine):

@@ -22,12 +22,12 @@ COMPACTED = "compacted-"
 RUN_IDS = b"run_ids"
 """Key in the footer of such a file: its runs as JSON, those without a row in the table too."""
 
-IDENTITY = {
-    table: {"runs": ("run_id", "schema_version", "status"), "verifications": ("verification_id", "verdict")}.get(
-        table, ("run_id", "rank")
-    )
-    for table in TABLES
+_IDENTITY = {
+    "runs": ("run_id", "schema_version", "status"),
+    "evals": ("run_id", "epoch"),
+    "verifications": ("verification_id", "verdict"),
 }
+IDENTITY = {table: _IDENTITY.get(table, ("run_id", "rank")) for table in TABLES}
 """The columns that no row of a table lacks; the first says whose row it is."""
 
 
@@ -119,9 +119,11 @@ def _alike(held: object, wanted: object) -> bool:
     return str(held).partition("<")[0] == str(wanted).partition("<")[0]
 
 
-def checked(path: Path, table: str, columns: Sequence[str]) -> tuple[pa.Table, pa.Schema]:
-    """Some columns of a file, all of which was read against the checksums of its pages, and its schema. Raises Foreign,
-    with the reason alone, when it cannot be read as this table."""
+def checked(
+    path: Path, table: str, columns: Sequence[str], *, if_there: Sequence[str] = ()
+) -> tuple[pa.Table, pa.Schema]:
+    """Some columns of a file, all of which was read against the checksums of its pages, and its schema; `if_there` are
+    columns that earlier versions lack. Raises Foreign, with the reason alone, when it cannot be read as this table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -131,6 +133,7 @@ def checked(path: Path, table: str, columns: Sequence[str]) -> tuple[pa.Table, p
                 raise Foreign(reason)
             if lacking := [name for name in columns if name not in file.schema_arrow.names]:
                 raise Foreign(f"lacks {lacking[0]}")
+            columns = [*columns, *(name for name in if_there if name in file.schema_arrow.names)]
             groups = [
                 file.read_row_group(group, use_threads=False).select(columns) for group in range(file.num_row_groups)
             ]

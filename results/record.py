@@ -97,8 +97,8 @@ class Ending:
 
 
 def conclude(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_at: datetime) -> Tables:
-    """The four tables of a run, whatever became of it. `shards` as `results.store.Store.read_shards` gives them; raises
-    StoreError where they are too damaged."""
+    """The tables of a run, whatever became of it: RUN_TABLES, and `evals` where there are any. `shards` as
+    `results.store.Store.read_shards` gives them; raises StoreError where they are too damaged."""
     try:
         return _tables(run_id, shards, ending, ended_at)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -134,7 +134,14 @@ def _tables(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_a
         ),
     )
     run["comparability_key"] = comparability_key(run)
-    return {"runs": [run], "ranks": ranks, "iters": iters, "telemetry": telemetry}
+    evals = [{"run_id": run_id, **row} for rank in by_rank for row in by_rank[rank].evals]
+    return {
+        "runs": [run],
+        "ranks": ranks,
+        "iters": iters,
+        "telemetry": telemetry,
+        **({"evals": evals} if evals else {}),
+    }
 
 
 def could_not_start(tables: Tables) -> bool:

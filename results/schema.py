@@ -1,4 +1,4 @@
-"""The tables, four of runs and one of proofs: every column, its type, its unit and its meaning.
+"""The tables, five of runs and one of proofs: every column, its type, its unit and its meaning.
 
 A metric that could not be measured is null, and `runs.null_reasons` says why; it is never 0.
 The Arrow types are made on demand: the processes that train never load pyarrow.
@@ -45,23 +45,47 @@ RUNS = (
     Column("failed_rank", "int64", "the rank that failed first; null when ok or when no rank is to blame"),
     Column("failed_phase", "string", "the phase that rank was in"),
     Column("strategy", "string", "as in --strategy, aliases resolved"),
-    Column("synchronous", "bool", "every step averages the gradients of all replicas before the weights change"),
+    Column(
+        "synchronous",
+        "bool",
+        "every step averages the gradients of all replicas before the weights change; null in the forward phase",
+    ),
     Column("requested_all_reduce", "string", "the collective asked for; null where gradients are not all-reduced"),
     Column("actual_all_reduce", "string", "the collective that the traced step holds"),
     Column("model", "string", "as in --model"),
     Column("image_size", "int64", "height and width of the images that the model takes [pixels]"),
     Column("num_classes", "int64", "classes that the model tells apart"),
     Column("dataset", "string", "as in --dataset"),
+    Column("classes", "string", "of the data set that are trained, as in --classes; null for all"),
+    Column("num_train_samples", "int64", "training images that are used; null for all"),
+    Column("freeze", "string", "layers that are not trained, as in --freeze; null where all are"),
+    Column("weights", "string", "SHA-256 of the file that the weights begin with; null where they begin at random"),
+    Column("num_samples", "int64", "images in the data set, as far as training reads it"),
+    Column("data_digest", "string", "hash of the record files' names, sizes and labels; null where the name says it"),
+    Column("sharding", "string", "who reads what of the record files: each process its own (file), or all (record)"),
+    Column("cache", "string", "where images are kept between epochs: none, memory or disk"),
     Column("num_params", "int64", "all weights of the model"),
     Column("trainable_params", "int64", "weights that are trained"),
-    Column("gradient_bytes", "int64", "bytes of gradient one replica makes a step"),
+    Column("gradient_bytes", "int64", "bytes of gradient one replica makes a step; null in the forward phase"),
     Column("flops_per_image", "int64", "FLOPs of one forward pass, counted in its graph (1 multiply-add = 2)"),
-    Column("train_flops_per_image", "int64", "FLOPs of one forward pass and the backward pass of what is trained"),
+    Column("train_flops_per_image", "int64", "FLOPs of a forward pass and the backward pass of what is trained"),
+    Column("predicted_mem_bytes", "int64", "what a step needs on rank 0's device, from the layers' shapes"),
+    Column("peak_flops_per_s", "float64", "FLOP/s that one device can do at most in this precision"),
+    Column("peak_source", "string", "where that comes from: a data sheet, or a matrix product timed before"),
     Column("batch_per_device", "int64", "images a device and step"),
     Column("global_batch", "int64", "images all devices and step"),
     Column("num_warmup_batches", "int64", "steps before the timed ones, every rank"),
     Column("num_batches_per_iter", "int64", "steps in one compiled call"),
     Column("num_iters", "int64", "timed iterations asked for"),
+    Column("phase", "string", "train: forward and backward pass, exchange, update; forward: the forward pass alone"),
+    Column("optimizer", "string", "as in --optimizer; null in the forward phase"),
+    Column("learning_rate", "float64", "of the optimizer; null in the forward phase"),
+    Column(
+        "lr_warmup_epochs", "int64", "in which the learning rate rises to the scaled one; null where it is constant"
+    ),
+    Column("epochs", "int64", "passes over the data set asked for, at most; null where iterations were"),
+    Column("target_accuracy", "float64", "part of the test images at which training was to stop; null without"),
+    Column("time_to_accuracy_s", "float64", "evals.train_s of the first evaluation that reached it; null if none did"),
     Column("precision", "string", "arithmetic of the layers: fp32, bf16, fp16 or tf32"),
     Column("xla", "bool", "forward and backward pass were compiled by XLA"),
     Column("num_nodes", "int64", "hosts"),
@@ -144,7 +168,7 @@ RANKS = (
     Column("trace_s", "float64", "first step: tracing, compiling and running it"),
     Column("warmup_s", "float64", "the other warm-up steps"),
     Column("startup_time_s", "float64", "process start to first timed step"),
-    Column("timed_s", "float64", "first to last timed step"),
+    Column("timed_s", "float64", "first to last timed step, evaluations between them included"),
     Column("retraces", "int64", "times the step was traced again after warm-up"),
     Column("weight_digests", "texts", "SHA-256 of the trained weights, a replica each"),
     Column("peak_rss_bytes", "int64", "the operating system's high-water mark of the process"),
@@ -167,9 +191,24 @@ ITERS = (
         "compute_s",
         "float64",
         "part of duration_s from having the batch to having this rank's own gradients, before they are exchanged; of "
-        "several replicas the slowest; null where it was not measured",
+        "several replicas the slowest; in the forward phase to having the loss; null where it was not measured",
     ),
-    Column("loss", "float64", "mean cross-entropy over the images this rank trained in the iteration"),
+    Column("loss", "float64", "mean cross-entropy over the images of this rank in the iteration"),
+)
+
+EVALS = (
+    Column("run_id", "string", ""),
+    Column("epoch", "int64", "that has ended, counted from 1"),
+    Column("iter", "int64", "the last iteration before it, as in iters"),
+    Column("steps", "int64", "steps so far, warm-up included; of a strategy without steps in common each worker's"),
+    Column("images", "int64", "trained so far by all devices, each as often as it was trained"),
+    Column("t_ns", "int64", "Unix time on rank 0's clock at which it began"),
+    Column("train_s", "float64", "training time so far: iterations on rank 0's clock but the first, no evaluation"),
+    Column("eval_s", "float64", "until all ranks' sums were added up; the first traces and compiles"),
+    Column("num_correct", "int64", "test images whose largest logit is that of their label"),
+    Column("num_samples", "int64", "test images, all of them, each once"),
+    Column("accuracy", "float64", "num_correct / num_samples"),
+    Column("loss", "float64", "mean cross-entropy of the test images, in inference"),
 )
 
 TELEMETRY = (
@@ -221,11 +260,17 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
     "ranks": RANKS,
     "iters": ITERS,
     "telemetry": TELEMETRY,
+    "evals": EVALS,
     "verifications": VERIFICATIONS,
 }
 
 RUN_TABLES = ("runs", "ranks", "iters", "telemetry")
 """Those that every run fills."""
+
+TABLES_OF_SOME_RUNS = ("evals",)
+"""Those that only some runs fill: with evaluations, a run by epochs."""
+
+TABLES_OF_RUNS = (*RUN_TABLES, *TABLES_OF_SOME_RUNS)
 
 COMPARABLE_FIELDS = (
     "strategy",
@@ -234,10 +279,23 @@ COMPARABLE_FIELDS = (
     "image_size",
     "num_classes",
     "dataset",
+    "classes",
+    "num_train_samples",
+    "freeze",
+    "weights",
+    "data_digest",
+    "sharding",
+    "cache",
     "trainable_params",
     "batch_per_device",
     "global_batch",
     "num_batches_per_iter",
+    "phase",
+    "optimizer",
+    "learning_rate",
+    "lr_warmup_epochs",
+    "epochs",
+    "target_accuracy",
     "precision",
     "xla",
     "num_nodes",

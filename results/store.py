@@ -36,7 +36,7 @@ SHARDS, SWEEPS = ".shards", ".sweeps"
 
 _SHARD = ".jsonl"
 
-_KINDS = ("run", "rank", "iters", "telemetry", "writers")
+_KINDS = ("run", "rank", "iters", "telemetry", "evals", "writers")
 """Of lines in a shard."""
 
 _RECENT = 500
@@ -62,6 +62,7 @@ class ShardContent:
     rank: dict[str, Any] = field(default_factory=dict)
     iters: list[dict[str, Any]] = field(default_factory=list)
     telemetry: list[dict[str, Any]] = field(default_factory=list)
+    evals: list[dict[str, Any]] = field(default_factory=list)
     writers: list[dict[str, Any]] = field(default_factory=list)
     """The processes that opened it, as `results.writers.myself` describes them."""
 
@@ -95,6 +96,10 @@ class Shard:
     def add_telemetry(self, row: Row) -> None:
         """Adds a row to `telemetry`."""
         self._append("telemetry", row)
+
+    def add_eval(self, row: Row) -> None:
+        """Adds a row to `evals`."""
+        self._append("evals", row)
 
     def content(self) -> ShardContent:
         """What all processes have written to it so far, even if somebody has removed it since it was opened."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from results import files, folders
 from results.finding import Finding
-from results.schema import RUN_TABLES, SCHEMA_VERSION, TABLES
+from results.schema import RUN_TABLES, SCHEMA_VERSION, TABLES, TABLES_OF_RUNS
 from results.store import SHARDS
 
 if TYPE_CHECKING:
@@ -20,13 +20,17 @@ _KEYS = {
     "ranks": ("run_id", "rank"),
     "iters": ("run_id", "rank", "iter"),
     "telemetry": ("run_id", "rank"),
+    "evals": ("run_id", "epoch"),
     "verifications": ("verification_id",),
 }
-"""The columns that are looked at; in the first three tables no two rows have the same."""
+"""The columns that are looked at."""
 
-_UNIQUE = ("runs", "ranks", "iters")
+_UNIQUE = ("runs", "ranks", "iters", "evals")
+"""Tables in which no two rows have the same."""
 
 _OF_RUN = ("schema_version", "status", "num_processes")
+
+_SINCE_SCHEMA_6 = ("epochs",)
 
 
 @dataclass
@@ -86,7 +90,7 @@ def _look_at(path: Path, table: str, verified: Verified) -> Iterator[Finding]:
     columns = [*_KEYS[table], *(_OF_RUN if table == "runs" else ())]
     try:
         promised = files.runs_of(path)
-        rows, schema = files.checked(path, table, columns)
+        rows, schema = files.checked(path, table, columns, if_there=_SINCE_SCHEMA_6 if table == "runs" else ())
     except files.Foreign as reason:
         yield Finding(str(path), str(reason))
         return
@@ -124,7 +128,7 @@ def _rows(path: Path, table: str, rows: pa.Table, promised: frozenset[str], veri
 
 
 def _orphans(verified: Verified, known: set[str]) -> Iterator[Finding]:
-    for table in RUN_TABLES[1:]:
+    for table in TABLES_OF_RUNS[1:]:
         for run_id, path in verified.holders[table].items():
             if run_id not in known:
                 yield Finding(str(path), f"holds rows of {run_id}, which is not in table 'runs'")
@@ -132,7 +136,8 @@ def _orphans(verified: Verified, known: set[str]) -> Iterator[Finding]:
 
 def _misfits(verified: Verified, run_id: str, row: dict[str, Any]) -> Iterator[Finding]:
     path = str(verified.holders["runs"].get(run_id, run_id))
-    for table in RUN_TABLES[1:]:
+    evaluated = row.get("epochs") is not None and row["status"] == "ok"
+    for table in (*RUN_TABLES[1:], *(["evals"] if evaluated else [])):
         if run_id not in verified.holders[table]:
             yield Finding(path, f"{run_id} has no file in table {table!r}: its rows are lost")
             return

@@ -14,9 +14,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """A new file to be written, which takes the place of `path` at the end of the block, and none after an exception.
 
     What stands at `path` is replaced, never written through: it may be a link that somebody planted in a folder that
-    others can write to. The new file's name cannot be foreseen, and its mode is what the umask leaves.
+    others can write to. The new file's name cannot be foreseen and has the same suffixes, and its mode is what the
+    umask leaves.
     """
-    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    temporary = path.with_name(f".{secrets.token_hex(8)}{''.join(path.suffixes)}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary

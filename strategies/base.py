@@ -52,6 +52,12 @@ class ExchangeConfig:
             raise UsageError(f"--cycle-time-ms is {self.cycle_time_ms:g}: give a number above 0")
 
 
+OF_GRADIENTS = frozenset(
+    {"all_reduce", "fusion_threshold_mib", "cycle_time_ms", "compression", "hierarchical_all_reduce", "timeline"}
+)
+"""The fields of ExchangeConfig that are about gradients alone."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NumericsConfig:
     """In which numbers the layers compute."""
@@ -91,6 +97,35 @@ class Shard:
     total: int
 
 
+class Data(Protocol):
+    """The images of a workload, as far as a run's record tells of them."""
+
+    num_samples: int
+    digest: str | None
+    """Of what the files hold; None where the data set's name says it."""
+    held_bytes: int
+    """Of images and labels that the input pipeline keeps in the memory of the process's CPU device."""
+
+    def sharding(self, readers: int) -> str | None:
+        """How so many processes share them: by `file`, by `record`, or None where each holds all in memory."""
+
+    def fault(self, error: Exception) -> str | None:
+        """What in the files made the framework raise that while training, on one line; None where it was not they."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The test images of a workload, none of which is trained."""
+
+    num_samples: int
+    batches: Callable[[Shard], Any]
+    """Makes the tf.data pipeline of a shard: each element is (images [b, h, w, c], labels [b], weights [b] float32) of
+    one replica and one step, replicas in order within a step. A weight is 1 for an image that counts and 0 for one that
+    fills a batch; all shards together hold every image once."""
+    steps: Callable[[Shard], int]
+    """Batches of each replica, the same for all of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """The training to run, the same under every strategy."""
@@ -98,16 +133,44 @@ class Workload:
     build_model: Callable[[], Any]
     """Makes the Keras model, which ends in logits of any float type. Seeded: every call makes the same weights."""
     build_optimizer: Callable[[], Any]
-    """Makes the Keras optimizer."""
+    """Makes the Keras optimizer. Not called in the forward phase."""
     build_input: Callable[[Shard], Any]
     """Makes the tf.data pipeline of a shard: each element is (images [b, h, w, c] float32 in [0, 1], labels [b] int32,
     samples [b] int32, the positions of the images in the data set) of one replica and one step, replicas in order
     within a step."""
+    data: Data
+    """What the input is made from."""
     global_batch: int
     """Images all replicas train a step."""
     numerics: NumericsConfig
     provable: bool
     """The fields of `Steps` that prove the training are wanted."""
+    forward: bool
+    """A step is the forward pass alone, as in inference: no gradients, no exchange, no update."""
+    held_out: HeldOut | None = None
+    """What the model is evaluated on; None where it is not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model makes of test images."""
+
+    num_correct: int
+    """Images whose largest logit is that of their label."""
+    num_samples: int
+    """Images."""
+    loss_sum: float
+    """Of their cross-entropies."""
+
+    @property
+    def accuracy(self) -> float:
+        """The part that is right."""
+        return self.num_correct / self.num_samples
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy."""
+        return self.loss_sum / self.num_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +183,7 @@ class Steps:
     """s in which the process waited for input."""
     compute_s: float
     """s from having a step's input to having the gradients of this process's slowest replica, before they are
-    exchanged."""
+    exchanged; in the forward phase, to having its loss."""
     samples: npt.NDArray[np.int32] | None = None
     """[num_batches, images]: what was trained. Where the workload is provable."""
     projections: npt.NDArray[np.float32] | None = None
@@ -159,11 +222,18 @@ class Trainer(Protocol):
     """Calls of `run` that may be under way when the next is made: 0 unless other processes perform the steps."""
 
     def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
-        """Performs optimizer steps in one compiled call of each process that it drives, itself or others; the result
+        """Performs steps in one compiled call of each process that it drives, itself or others; the result
         reads what the devices made of them."""
 
     def synchronise(self) -> None:
         """Returns when every device of this process has finished all steps."""
+
+    def evaluate(self) -> Evaluation:
+        """The test images that belong to this process, or all where it drives others, by the model as it is now, in
+        inference. No step may be under way. Waits for no other process, and changes nothing that is trained."""
+
+    def save(self, path: Path) -> None:
+        """Writes the model's weights (`.weights.h5`) or the model (`.keras`) as Keras does, as one replica has them."""
 
     def traces(self) -> int:
         """How often the step has been traced."""
@@ -179,6 +249,9 @@ class Trainer(Protocol):
 
     def devices(self) -> list[str]:
         """The device of each replica of this process."""
+
+    def slot_bytes(self) -> int | None:
+        """Bytes of the optimizer's own variables, of one replica; None where another process holds them."""
 
     def peak_memory_bytes(self) -> int | None:
         """The framework allocator's peak since `reset_peak_memory`, of the device where it is highest."""
@@ -205,6 +278,8 @@ class Strategy(ABC):
     """By these words the framework says that it is another process that has failed."""
     no_xla: ClassVar[str | None] = None
     """Why XLA cannot compile a step of this strategy."""
+    no_disk_cache: ClassVar[str | None] = None
+    """Why input cannot be kept in a folder of the process that reads it."""
 
     def __init__(
         self, cluster: ClusterEnv, resources: Resources, exchange: ExchangeConfig, numerics: NumericsConfig

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bench.errors import UsageError
 from jobs.cluster import Task
-from strategies.base import ExchangeConfig, Shard, Steps, Strategy, Trainer, WorkerClock, Workload
+from strategies.base import Evaluation, ExchangeConfig, Shard, Steps, Strategy, Trainer, WorkerClock, Workload
 
 _LEAST_INTER_OP_THREADS = 8
 """With fewer, servers that wait for each other can use up all threads and wait for ever."""
@@ -27,6 +28,7 @@ class ParameterServer(Strategy):
     knobs = frozenset({"num_ps"})
     peer_errors = ("UnavailableError", "AbortedError", "CancelledError", "from remote target")
     no_xla = "the weights that the step reads live on other hosts"
+    no_disk_cache = "the coordinator builds the workers' input and knows no folder of theirs"
 
     @classmethod
     def roles(cls, num_workers: int, exchange: ExchangeConfig) -> list[str]:
@@ -104,14 +106,14 @@ class CoordinatedTrainer:
     def __init__(self, distribution: Any, workload: Workload, num_workers: int, worker_ranks: Sequence[int]) -> None:
         import tensorflow as tf
 
-        from strategies.training import compile_steps
+        from strategies.evaluation import RemoteEvaluator
+        from strategies.training import build_optimizer, compile_steps
 
         self._ranks = worker_ranks
         self._images_of_step = workload.global_batch // num_workers
         with distribution.scope():
             self.model = workload.build_model()
-            self._optimizer = workload.build_optimizer()
-            self._optimizer.build(self.model.trainable_variables)
+            self._optimizer = build_optimizer(workload, self.model)
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(distribution)
         which_worker = tf.distribute.coordinator.experimental_get_current_worker_index
 
@@ -143,6 +145,9 @@ class CoordinatedTrainer:
             return which_worker(), start, end, loss_sums, *clocks_and_proof
 
         self._turn = turn
+        self._build_model = workload.build_model
+        held_out = workload.held_out
+        self._evaluator = RemoteEvaluator(self._coordinator, self.model, held_out, num_workers) if held_out else None
 
     def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
         """A turn for each worker; who takes it is decided when it comes up."""
@@ -155,6 +160,15 @@ class CoordinatedTrainer:
     def synchronise(self) -> None:
         """A turn is over when it can be fetched."""
 
+    def evaluate(self) -> Evaluation:
+        assert self._evaluator is not None, "the workload has no test images"
+        return self._evaluator.evaluate()
+
+    def save(self, path: Path) -> None:
+        from strategies.evaluation import save
+
+        save(self._build_model, (variable.value.numpy() for variable in self.model.variables), path)
+
     def traces(self) -> int:
         return int(self._turn.experimental_get_tracing_count())
 
@@ -165,7 +179,10 @@ class CoordinatedTrainer:
         return [variable.value.numpy() for variable in self.model.trainable_variables]
 
     def updates(self) -> int:
-        return int(self._optimizer.iterations.numpy())
+        return 0 if self._optimizer is None else int(self._optimizer.iterations.numpy())
+
+    def slot_bytes(self) -> int | None:
+        return None
 
     def devices(self) -> list[str]:
         return []

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bench.errors import EnvironmentFault, UsageError
-from bench.workloads.datasets import DATASETS
-from bench.workloads.order import sample_order
+from bench.workloads.datasets import DATASETS, Images
+from bench.workloads.order import evaluation_batches, sample_order
 from strategies.base import Shard
 
 SHAPE = (28, 28, 1)
@@ -86,6 +86,39 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
     with pytest.raises(EnvironmentFault, match="no part of CIFAR-10"):
         DATASETS["cifar10"].load(tmp_path, (32, 32, 3), 1)
     assert not (tmp_path / "planted").exists()
+
+
+def test_test_images_come_from_their_own_files(tmp_path: Path) -> None:
+    pixels = np.arange(2 * 784, dtype=np.uint8).reshape(2, 28, 28)
+    np.savez(tmp_path / "mnist.npz", x_train=pixels, y_train=[1, 2], x_test=pixels[::-1], y_test=[3, 4])
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + pixels[::-1].tobytes()))
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + bytes([3, 4])))
+    for name in ("mnist", "fashion_mnist"):
+        images = DATASETS[name].load(tmp_path, SHAPE, 1, "test")
+        assert (images.pixels[..., 0] == pixels[::-1]).all()
+        assert list(images.labels) == [3, 4]
+    assert list(DATASETS["mnist"].load(tmp_path, SHAPE, 1, "rest").labels) == [1, 2]
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    batch = {b"data": np.full((2, 3072), 7, np.uint8), b"labels": [5, 6]}
+    (folder / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
+    assert list(DATASETS["cifar10"].load(tmp_path, (32, 32, 3), 1, "test").labels) == [5, 6]
+    with pytest.raises(UsageError, match="t10k-images"):
+        DATASETS["fashion_mnist"].load(folder, SHAPE, 1, "test")
+
+
+def test_a_fifth_of_the_digits_is_held_out_whatever_the_seed() -> None:
+    whole, rest, test = (DATASETS["digits"].load(None, SHAPE, 1, split) for split in ("train", "rest", "test"))
+    assert (len(whole.labels), len(rest.labels), len(test.labels)) == (1797, 1438, 359)
+    rows = [np.c_[part.pixels.reshape(-1, 64), part.labels] for part in (whole, rest, test)]
+    assert sorted(map(tuple, np.concatenate(rows[1:]))) == sorted(map(tuple, rows[0]))
+    assert (DATASETS["digits"].load(None, SHAPE, 2, "test").pixels == test.pixels).all()
+    assert set(test.labels) == set(range(10))
+
+
+def test_noise_cannot_be_recognised() -> None:
+    with pytest.raises(UsageError, match="evaluate with another"):
+        DATASETS["synthetic"].load(None, SHAPE, 1, "test")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
@@ -166,3 +199,32 @@ def test_a_shard_may_be_known_only_where_it_is_read() -> None:
 
     known = trained(Shard(first=1, count=1, total=2), batch=3, steps=4)
     assert (trained(Shard(first=tf.constant(1), count=1, total=2), batch=3, steps=4) == known).all()
+
+
+@pytest.mark.parametrize(("size", "replicas", "batch"), [(17, 1, 5), (17, 2, 5), (17, 4, 5), (20, 2, 5), (1, 3, 2)])
+def test_an_evaluation_counts_every_sample_once_in_whole_batches(size: int, replicas: int, batch: int) -> None:
+    samples, weights = evaluation_batches(size, replicas, batch)
+    assert samples.shape == weights.shape == (-(-size // (replicas * batch)), replicas, batch)
+    assert list(samples[weights == 1]) == list(range(size))
+    assert set(weights[weights != 1]) <= {0.0}
+    assert (samples[weights == 0] == 0).all()
+
+
+@pytest.mark.parametrize(("readers", "each"), [(1, 1), (1, 3), (2, 1), (2, 2)])
+def test_evaluation_batches_are_whole_and_hold_what_their_weights_count(readers: int, each: int) -> None:
+    from bench.workloads.pipeline import InMemory
+
+    images = Images(np.arange(17, dtype=np.uint8).reshape(17, 1, 1, 1), np.arange(17, dtype=np.int32) % 3)
+    source = InMemory(images, (1, 1, 1), seed=1)
+    seen, lengths = [], set()
+    for reader in range(readers):
+        shard = Shard(first=reader * each, count=each, total=readers * each)
+        batches = list(source.evaluation_batches(shard, batch=4))
+        lengths.add(len(batches))
+        for pixels, labels, weights in batches:
+            assert pixels.shape == (4, 1, 1, 1)
+            found = np.rint(pixels.numpy().reshape(-1) * 255).astype(int)
+            assert (labels.numpy() == found % 3).all()
+            seen += list(found[weights.numpy() == 1])
+    assert sorted(seen) == list(range(17))
+    assert lengths == {each * -(-17 // (4 * readers * each))}

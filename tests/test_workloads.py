@@ -16,6 +16,8 @@ frameworks.load()
 
 PARAMETERS = {
     "mnist_cnn": 62_346,
+    "digits_cnn": 600_165,
+    "transfer_cnn": 26_821,
     "cifar_cnn": 81_578,
     "vgg16": 138_357_544,
     "vgg19": 143_667_240,

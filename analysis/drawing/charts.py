@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.configurations import Configuration
+from analysis.configurations import PREDICTED, Configuration
 from analysis.drawing import plots
 from analysis.drawing.plots import (
     IDEAL_COLOUR,
@@ -154,6 +154,9 @@ MEMORY = {
 }
 
 
+PREDICTION = "predicted, of the allocator"
+
+
 def memory(found: Sequence[Line], reasons: Mapping[str, str]) -> Plot:
     """Peaks of memory; `reasons` say why a column is null."""
     rows = [(line, one) for line in found for one in line.points]
@@ -178,7 +181,25 @@ def memory(found: Sequence[Line], reasons: Mapping[str, str]) -> Plot:
                 ],
             }
         )
+    predicted = [(name, size.value) for name, (_, one) in zip(names, rows, strict=True) if (size := _predicted(one))]
+    if predicted:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": PREDICTION,
+                "marker": {"color": "#111827", "symbol": "diamond", "size": 9},
+                "x": [name for name, _ in predicted],
+                "y": shorts([size / GIB for _, size in predicted]),
+                "hoverinfo": "text",
+                "hovertext": [f"{name}<br>{PREDICTION}: {gib(size)}" for name, size in predicted],
+            }
+        )
     return Plot(title="Peak memory", data=data, layout=layout("", "peak memory (GiB)"), notes=notes)
+
+
+def _predicted(standing: Standing) -> Interval | None:
+    return standing.configuration.typical(PREDICTED)
 
 
 def _speedup(standing: Standing) -> str:

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from analysis import table
 from analysis.content import Content
-from analysis.drawing import charts, one_run, telemetry
+from analysis.drawing import charts, convergence, one_run, telemetry
 from analysis.drawing.plots import Plot, lines
 from results.schema import COMPARABLE_FIELDS
 from results.text import printable
@@ -43,14 +43,15 @@ def write(content: Content, path: Path, title: str) -> None:
 
 def render(content: Content, title: str) -> str:
     """The report's page."""
+    shown = table.headings(content.standings)
     names = [name for name in dict.fromkeys(name for each in content.machines for name in each) if name != "runs"]
     return html(
         "report.html.j2",
         title=title,
         counts=content.counts,
         content=content,
-        headings=table.HEADINGS,
-        rows=[table.cells(one, content.series[one.configuration.key]) for one in content.standings],
+        headings=shown,
+        rows=[table.cells(one, content.series[one.configuration.key], shown) for one in content.standings],
         sections=[{"name": printable(name), "plots": plots} for name, plots in _sections(content)],
         failures=content.failures[:MOST_FAILURES],
         machine_fields=names,
@@ -96,7 +97,7 @@ def _sections(content: Content) -> Iterator[tuple[str, list[Plot]]]:
         if name not in shown:
             continue
         found, run = lines(group, content.series), shown[name]
-        sampled = telemetry.plot(content.results, run)
+        sampled, learned = telemetry.plot(content.results, run), convergence.plot(content.results, found)
         yield (
             name,
             [
@@ -106,6 +107,7 @@ def _sections(content: Content) -> Iterator[tuple[str, list[Plot]]]:
                 charts.distributions(found, quantiles),
                 charts.memory(found, run.reasons),
                 rank_steps.plot(run),
+                *([learned] if learned else []),
                 *([sampled] if sampled else []),
             ],
         )

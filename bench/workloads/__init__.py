@@ -1,25 +1,30 @@
-"""What is trained: the models, a table of data sets, and the one workload that every strategy runs.
+"""What is trained: models, data sets, and the one workload that every strategy runs.
 
 Importing this package loads no framework; the builders do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError, unknown_name
-from bench.workloads.datasets import DATASETS
+from bench.workloads.classes import chosen_classes
+from bench.workloads.datasets import Cache, Dataset, Split
+from bench.workloads.freezing import BASE, freeze_layers
 from bench.workloads.models import MODELS, ModelSpec, model_spec
+from bench.workloads.optimizers import OPTIMIZERS, build_optimizer, rising
+from bench.workloads.source import SETS, open_source
+from bench.workloads.weights import load_weights
 
 if TYPE_CHECKING:
+    from bench.convergence import RateWarmup
     from strategies.base import NumericsConfig, Workload
 
-__all__ = ["LEARNING_RATE", "MODELS", "ModelSpec", "build_model", "check", "outline", "workload"]
-
-LEARNING_RATE = 0.01
-"""Of plain SGD."""
+__all__ = ["MODELS", "ModelSpec", "build_model", "check", "model_spec", "outline", "workload"]
 
 _DTYPE_POLICIES = {"fp32": "float32", "tf32": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 """Precision -> Keras's name; TF32 is a property of the device."""
@@ -32,20 +37,40 @@ def check(
     *,
     image_size: int | None = None,
     num_classes: int | None = None,
+    classes: str | None = None,
+    num_train_samples: int | None = None,
+    evaluated: bool = False,
 ) -> ModelSpec:
-    """The model, for images and classes as asked for. Raises UsageError for a name that no table holds, images that are
-    too small, more classes in the data than in the model, and a missing data file."""
+    """The model, for images and classes as asked for. Raises UsageError for a name that no table holds, for images that
+    are too small, for a missing data file, that of the test images too where there is to be an evaluation, and for more
+    classes than the model or the data set has."""
     spec = model_spec(model, image_size, num_classes)
-    if dataset not in DATASETS:
-        raise unknown_name("dataset", dataset, DATASETS)
-    data = DATASETS[dataset]
-    data.find(data_dir)
-    if data.num_classes > spec.num_classes and not data.made_up:
+    if dataset not in SETS:
+        raise unknown_name("dataset", dataset, SETS)
+    SETS[dataset].find(data_dir)
+    if evaluated:
+        SETS[dataset].find(data_dir, "test")
+    if not isinstance(SETS[dataset], Dataset) and (classes is not None or num_train_samples is not None):
         raise UsageError(
-            f"dataset {dataset!r} has {data.num_classes} classes but model {model!r} tells {spec.num_classes} apart: "
-            f"--num-classes {data.num_classes} gives it as many"
+            f"--classes and --num-train-samples choose among images in memory, and dataset {dataset!r} is read from "
+            "files: leave them out, or write files of the images that you want"
+        )
+    chosen = _trained_classes(spec, dataset, data_dir, classes)
+    if (count := len(chosen) if chosen else SETS[dataset].classes(data_dir)) > spec.num_classes:
+        fewer = ", or choose fewer with --classes" if isinstance(SETS[dataset], Dataset) else ""
+        raise UsageError(
+            f"{count} classes of dataset {dataset!r} but model {model!r} has {spec.num_classes}: --num-classes {count} "
+            f"gives it as many{fewer}"
         )
     return spec
+
+
+def _trained_classes(spec: ModelSpec, dataset: str, data_dir: Path | None, asked: str | None) -> tuple[int, ...] | None:
+    """The classes of a data set that are trained; None are all."""
+    data, count = SETS[dataset], SETS[dataset].classes(data_dir)
+    if asked is None and isinstance(data, Dataset) and data.made_up and count > spec.num_classes:
+        return tuple(range(spec.num_classes))
+    return chosen_classes(asked, dataset, count)
 
 
 def build_model(spec: ModelSpec, seed: int, precision: str = "fp32", *, dropout: bool = True) -> Any:
@@ -89,6 +114,16 @@ def _leave_out_dropout(model: Any) -> None:
             layer.rate = 0.0
 
 
+def _begin(built: Any, spec: ModelSpec, *, name: str, weights: Path | None, freeze: str | None) -> str | None:
+    """Gives a model the weights of a file and freezes layers, as asked for; what a user should know of that."""
+    note = None
+    if weights is not None:
+        note = load_weights(built, weights, name=name, head=spec.head, head_may_differ=freeze == BASE)
+    if freeze is not None:
+        freeze_layers(built, freeze, name=name, head=spec.head)
+    return note
+
+
 def workload(
     *,
     model: str,
@@ -97,30 +132,66 @@ def workload(
     seed: int,
     batch_per_device: int,
     global_batch: int,
-    steps: int,
+    steps: Callable[[int], int],
     numerics: NumericsConfig,
+    optimizer: str = "sgd",
+    learning_rate: float = OPTIMIZERS["sgd"].learning_rate,
+    rate_warmup: RateWarmup | None = None,
+    forward: bool = False,
     provable: bool = False,
+    split: Split = "train",
+    cache: Cache | None = None,
+    freeze: str | None = None,
+    weights: Path | None = None,
+    classes: str | None = None,
+    num_train_samples: int | None = None,
     image_size: int | None = None,
     num_classes: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Workload:
-    """The training that every strategy runs, with input for `steps` steps. Loads TensorFlow.
+    """The training that every strategy runs, with input for as many steps as `steps` says for the number of images.
+    Loads TensorFlow.
 
-    A `provable` one keeps which samples it trains, and leaves out dropout: replicas draw different numbers.
-    Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be used.
+    With the split `rest` the test images are held out, to be evaluated on. A `provable` one keeps which samples it
+    trains, and leaves out dropout: replicas draw different numbers. `tell` gets what a user should know of the model
+    when it is built. Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be
+    used; so does building the model for the file of weights.
     """
-    import keras
+    from strategies.base import HeldOut, Workload
 
-    from bench.workloads.pipeline import fit_to_model, image_batches
-    from strategies.base import Workload
+    shape = {"image_size": image_size, "num_classes": num_classes}
+    spec = check(model, dataset, data_dir, **shape, classes=classes, num_train_samples=num_train_samples)
+    chosen = _trained_classes(spec, dataset, data_dir, classes)
+    opened = partial(open_source, dataset, data_dir, spec.input_shape, seed, classes=chosen)
+    data = opened(split, cache=cache, provable=provable, count=num_train_samples)
+    num_steps = steps(data.num_samples)
+    rate: Any = learning_rate
+    if rate_warmup is not None:
+        rate = rising(rate_warmup.first, learning_rate, rate_warmup.updates(data.num_samples))
+    held_out = None
+    if split == "rest":
+        test = opened("test")
+        held_out = HeldOut(
+            num_samples=test.num_samples,
+            batches=lambda shard: test.evaluation_batches(shard, batch=batch_per_device),
+            steps=lambda shard: test.evaluation_steps(shard, batch=batch_per_device),
+        )
+    tell_once = lru_cache(tell)
 
-    spec = check(model, dataset, data_dir, image_size=image_size, num_classes=num_classes)
-    images, labels = fit_to_model(DATASETS[dataset].load(data_dir, spec.input_shape, seed), spec.input_shape)
-    labels = labels % spec.num_classes  # of made-up labels there may be more
+    def build() -> Any:
+        built = build_model(spec, seed, numerics.precision, dropout=not provable)
+        if note := _begin(built, spec, name=model, weights=weights, freeze=freeze):
+            tell_once(note)
+        return built
+
     return Workload(
-        build_model=lambda: build_model(spec, seed, numerics.precision, dropout=not provable),
-        build_optimizer=lambda: keras.optimizers.SGD(LEARNING_RATE),
-        build_input=lambda shard: image_batches(images, labels, shard, batch=batch_per_device, steps=steps, seed=seed),
+        build_model=build,
+        build_optimizer=lambda: build_optimizer(optimizer, rate),
+        build_input=lambda shard: data.batches(shard, batch=batch_per_device, steps=num_steps),
+        data=data,
         global_batch=global_batch,
         numerics=numerics,
         provable=provable,
+        forward=forward,
+        held_out=held_out,
     )

@@ -46,7 +46,7 @@ def digits_cnn(spec: ModelSpec) -> Any:
 
 
 def transfer_cnn(spec: ModelSpec) -> Any:
-    """Two 3x3 convolutions under one dense layer, to be trained on few images. 28x28x1, 5 classes: 26,821 parameters."""
+    """Two 3x3 convolutions under one dense layer, for few images. 28x28x1, 5 classes: 26,821 parameters."""
     return keras.Sequential(
         [
             keras.Input(spec.input_shape),

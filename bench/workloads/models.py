@@ -24,7 +24,9 @@ class ModelSpec:
     """The smallest images that leave its last layers something to work on [pixels]."""
     channels: int
     num_classes: int
-    batch_norm: bool = False
+    head: int
+    """Layers with weights at the end that are the classifier head; those before them are the base."""
+    batch_norm: bool
     """It normalises by the batch that a replica has, so that what it trains depends on how images are shared out."""
 
     @property
@@ -39,13 +41,15 @@ class ModelSpec:
                 f"--image-size {image_size} leaves nothing of the image before the last layers of model "
                 f"{self.name!r}: give at least {self.least_size}"
             )
-        return replace(
-            self, image_size=image_size or self.image_size, num_classes=num_classes or self.num_classes
-        )
+        return replace(self, image_size=image_size or self.image_size, num_classes=num_classes or self.num_classes)
+
+
+_VGG_HEAD = 3
+"""Dense layers."""
 
 
 def _own(
-    name: str, module: str, size: int, channels: int, classes: int, *, least: int, batch_norm: bool = False
+    name: str, module: str, size: int, channels: int, classes: int, *, least: int, head: int = 1, norm: bool = False
 ) -> ModelSpec:
     return ModelSpec(
         name=name,
@@ -54,7 +58,8 @@ def _own(
         least_size=least,
         channels=channels,
         num_classes=classes,
-        batch_norm=batch_norm,
+        head=head,
+        batch_norm=norm,
     )
 
 
@@ -66,6 +71,7 @@ def _application(name: str, size: int, least: int = 32) -> ModelSpec:
         least_size=least,
         channels=3,
         num_classes=1000,
+        head=_VGG_HEAD if name.startswith("VGG") else 1,
         batch_norm=not name.startswith("VGG"),
     )
 
@@ -74,17 +80,17 @@ MODELS = {
     spec.name: spec
     for spec in (
         _own("mnist_cnn", "cnn", 28, 1, 10, least=16),
-        _own("digits_cnn", "cnn", 28, 1, 5, least=6),
+        _own("digits_cnn", "cnn", 28, 1, 5, least=6, head=2),
         _own("transfer_cnn", "cnn", 28, 1, 5, least=10),
-        _own("fashion_cnn", "cnn", 28, 1, 10, least=8),
-        _own("lenet5", "cnn", 32, 1, 10, least=32),
+        _own("fashion_cnn", "cnn", 28, 1, 10, least=8, head=3),
+        _own("lenet5", "cnn", 32, 1, 10, least=32, head=2),
         _own("cifar_cnn", "cnn", 32, 3, 10, least=16),
-        _own("alexnet", "alexnet", 227, 3, 1000, least=67),
-        _own("small_xception", "xception", 180, 3, 10, least=1, batch_norm=True),
-        _own("vgg16", "vgg", 224, 3, 1000, least=32),
-        _own("vgg19", "vgg", 224, 3, 1000, least=32),
-        _own("vgg16_cifar", "vgg", 32, 3, 10, least=32),
-        _own("mobilenetv2_mnist", "catalogue", 96, 3, 10, least=32, batch_norm=True),
+        _own("alexnet", "alexnet", 227, 3, 1000, least=67, head=3),
+        _own("small_xception", "xception", 180, 3, 10, least=1, norm=True),
+        _own("vgg16", "vgg", 224, 3, 1000, least=32, head=_VGG_HEAD),
+        _own("vgg19", "vgg", 224, 3, 1000, least=32, head=_VGG_HEAD),
+        _own("vgg16_cifar", "vgg", 32, 3, 10, least=32, head=2),
+        _own("mobilenetv2_mnist", "catalogue", 96, 3, 10, least=32, norm=True),
     )
 }
 """Models by name, without the catalogue."""

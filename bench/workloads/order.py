@@ -19,3 +19,14 @@ def sample_order(size: int, seed: int, count: int) -> npt.NDArray[np.int32]:
 def global_batches(size: int, seed: int, steps: int, replicas: int, batch: int) -> npt.NDArray[np.int32]:
     """[steps, replicas, batch]: the samples of every step, each replica's in a row."""
     return sample_order(size, seed, steps * replicas * batch).reshape(steps, replicas, batch)
+
+
+def evaluation_batches(size: int, replicas: int, batch: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """(samples, weights), both [steps, replicas, batch]: every sample once, in order, with weight 1. The last batches
+    are filled up with sample 0 of weight 0, so that all replicas have the same number of whole batches."""
+    steps = -(-size // (replicas * batch))
+    weights = np.zeros(steps * replicas * batch, np.float32)
+    weights[:size] = 1.0
+    samples = np.zeros(len(weights), np.int32)
+    samples[:size] = np.arange(size)
+    return samples.reshape(steps, replicas, batch), weights.reshape(steps, replicas, batch)

@@ -1,4 +1,4 @@
-"""The tf.data input pipeline over images in memory. Loads TensorFlow."""
+"""The tf.data input pipelines over images in memory. Loads TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,47 @@ import tensorflow as tf
 
 from bench.errors import UsageError
 from bench.workloads.datasets import Images
-from bench.workloads.order import global_batches
+from bench.workloads.order import evaluation_batches, global_batches
 from strategies.base import Shard
 
 _MAX_RESIZED_BYTES = 4 << 30
 _CHUNK = 512
 _GRAY, _RGB = 1, 3
+_SCALE = 1.0 / 255.0
+
+
+class InMemory:
+    """`bench.workloads.source.Source` of images that all processes hold whole."""
+
+    def __init__(self, data: Images, shape: tuple[int, int, int], seed: int) -> None:
+        self._images, self._labels = fit_to_model(data, shape)
+        self._seed = seed
+        self.num_samples = len(self._labels)
+        self.digest: str | None = None
+        self.held_bytes = self._images.nbytes + self._labels.nbytes
+
+    def sharding(self, readers: int) -> str | None:
+        return None
+
+    def fault(self, error: Exception) -> str | None:
+        return None
+
+    def batches(self, shard: Shard, *, batch: int, steps: int) -> Any:
+        return image_batches(self._images, self._labels, shard, batch=batch, steps=steps, seed=self._seed)
+
+    def evaluation_batches(self, shard: Shard, *, batch: int) -> Any:
+        samples, weights = evaluation_batches(self.num_samples, shard.total, batch)
+        mine = tuple(_of_shard(part, shard, batch) for part in (samples, weights))
+        all_images, all_labels = tf.constant(self._images), tf.constant(self._labels)
+
+        def gather(samples: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            pixels = tf.cast(tf.gather(all_images, samples), tf.float32)
+            return pixels * _SCALE, tf.gather(all_labels, samples), weights
+
+        return _prefetched(tf.data.Dataset.from_tensor_slices(mine), gather)
+
+    def evaluation_steps(self, shard: Shard, *, batch: int) -> int:
+        return -(-self.num_samples // (shard.total * batch))
 
 
 def fit_to_model(data: Images, shape: tuple[int, int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
@@ -57,14 +92,20 @@ def image_batches(
 
     Whole batches are gathered from memory by index, so the cost is a copy and a cast, and prefetched.
     """
-    order = tf.constant(global_batches(len(images), seed, steps, shard.total, batch))
+    order = global_batches(len(images), seed, steps, shard.total, batch)
     all_images, all_labels = tf.constant(images), tf.constant(labels)
 
     def gather(samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         pixels = tf.cast(tf.gather(all_images, samples), tf.float32)
-        return pixels * (1.0 / 255.0), tf.gather(all_labels, samples), samples
+        return pixels * _SCALE, tf.gather(all_labels, samples), samples
 
-    # Replicas in order within a step: the shard's rows of every global batch.
-    mine = tf.reshape(order[:, shard.first : shard.first + shard.count], (-1, batch))
-    batches = tf.data.Dataset.from_tensor_slices(mine)
+    return _prefetched(tf.data.Dataset.from_tensor_slices(_of_shard(order, shard, batch)), gather)
+
+
+def _of_shard(batches: npt.NDArray[Any], shard: Shard, batch: int) -> tf.Tensor:
+    """[steps * shard.count, batch]: the shard's rows of every global batch, replicas in order within a step."""
+    return tf.reshape(tf.constant(batches)[:, shard.first : shard.first + shard.count], (-1, batch))
+
+
+def _prefetched(batches: tf.data.Dataset, gather: Any) -> tf.data.Dataset:
     return batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -86,7 +86,7 @@ def compare(strategy: Strategy, meeting: Rendezvous, batch: int) -> dict[str, li
         seed=1,
         batch_per_device=batch,
         global_batch=RANKS * batch,
-        steps=2 * STEPS * (ROUNDS + 1),
+        steps=lambda _: 2 * STEPS * (ROUNDS + 1),
         numerics=NumericsConfig(),
     )
     trainer = strategy.trainer(job)

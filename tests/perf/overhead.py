@@ -93,7 +93,15 @@ def our_loop(job: Workload, folder: Path, *, telemetry: bool) -> Callable[[], fl
         sampler = Sampler(period_s=0.2, clock=clock, process=process, gpus=None, write=shard.add_telemetry)
         if telemetry:
             sampler.start()
-        measure(trainer, schedule, clock, on_traced=lambda: None, on_warm=lambda: None, on_iter=keep)
+        measure(
+            trainer,
+            schedule,
+            clock,
+            on_traced=lambda: None,
+            on_warm=lambda: None,
+            on_iter=keep,
+            on_epoch=lambda *_: False,
+        )
         if telemetry:
             sampler.stop()
         return float(rows[-1]["t_start_ns"] - rows[1]["t_start_ns"]) / 1e9 + float(rows[-1]["duration_s"])
@@ -124,7 +132,7 @@ def main() -> int:
         seed=1,
         batch_per_device=BATCH,
         global_batch=BATCH,
-        steps=(STEPS * CALLS + 1) * (ROUNDS + 1),
+        steps=lambda _: (STEPS * CALLS + 1) * (ROUNDS + 1),
         numerics=NumericsConfig(),
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,155 @@
+"""Writes images as TFRecord shards in ImageNet's layout. Loads TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from bench.errors import EnvironmentFault, UsageError, gist
+from bench.workloads.records import IMAGE, INDEX, LABEL, Index, Part, describe, read_index, shards_in
+from results.text import printable
+from results.writing import replacing
+
+FILENAME = "image/filename"
+
+_QUALITY = 90
+"""Of JPEGs that are made here."""
+_JPEG = b"\xff\xd8\xff"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image to be stored. `read` raises EnvironmentFault, which names the file, where it is none."""
+
+    read: Callable[[], bytes]
+    """A JPEG."""
+    label: int
+    """Counts from 0."""
+    name: str
+
+
+def in_folder(folder: Path, classes: Sequence[str]) -> tuple[list[Image], tuple[str, ...]]:
+    """The images in the sub-folders of a folder, a class each, and the names of the classes: `classes`, or, if none are
+    known, the sub-folders in order. What begins with a dot is left out. Raises UsageError."""
+    try:
+        inside = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"image folder {str(folder)!r} cannot be read: {error.strerror or error}") from None
+    found = [entry.name for entry in inside if entry.is_dir()]
+    if not found:
+        raise UsageError(
+            f"image folder {str(folder)!r} has no sub-folders: give one that has a sub-folder for each class"
+        )
+    known = tuple(classes) or tuple(printable(name) for name in found)
+    images = []
+    for name in found:
+        if printable(name) not in known:
+            raise UsageError(f"class {name!r} in {str(folder)!r} is none of the {len(known)} that {INDEX} names")
+        files = sorted(entry for entry in (folder / name).iterdir() if not entry.name.startswith("."))
+        if not files:
+            raise UsageError(f"class folder {str(folder / name)!r} is empty: put images there, or remove it")
+        images += [Image(partial(as_jpeg, path), known.index(printable(name)), path.name) for path in files]
+    return images, known
+
+
+def as_jpeg(path: Path) -> bytes:
+    """The bytes of a JPEG as they are, of any other image as a JPEG. Raises EnvironmentFault where it is none."""
+    try:
+        content = path.read_bytes()
+        if content.startswith(_JPEG):
+            tf.io.decode_jpeg(content)
+            return content
+        pixels = tf.io.decode_image(content, channels=3, expand_animations=False)
+        return bytes(tf.io.encode_jpeg(pixels, quality=_QUALITY).numpy())
+    except OSError as error:
+        raise EnvironmentFault(f"image {str(path)!r} cannot be read: {error.strerror or error}") from None
+    except tf.errors.OpError as error:
+        raise EnvironmentFault(
+            f"image {str(path)!r} cannot be decoded: {gist(error.message)}. Mend it, or take it away"
+        ) from None
+
+
+def generated(count: int, size: int, num_classes: int, seed: int) -> list[Image]:
+    """Random fields of `size` x `size` pixels with the spectrum of photographs, tinted by class. Each is a function of
+    the seed and its number."""
+    labels = np.random.default_rng(seed).integers(num_classes, size=count)
+    return [
+        Image(partial(_field, size, int(labels[index]), num_classes, seed, index), int(labels[index]), "")
+        for index in range(count)
+    ]
+
+
+def _field(size: int, label: int, num_classes: int, seed: int, index: int) -> bytes:
+    """A JPEG. Amplitudes fall with the frequency f as 1/f, as those of natural images do (Field, 1987), which makes
+    files about as large as photographs of that size; noise would make them several times larger."""
+    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, index]))
+    frequencies = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
+    frequencies[0, 0] = np.inf
+    noise = np.fft.rfft2(random.standard_normal((3, size, size)))
+    field = np.fft.irfft2(noise / frequencies, s=(size, size))
+    # The three colours of a photograph are much alike.
+    field = 0.8 * field.mean(axis=0, keepdims=True) + 0.2 * field
+    tint = np.cos(2 * np.pi * (label / num_classes + np.arange(3) / 3))[:, None, None]
+    pixels = 128 + 50 * field / field.std() + 40 * tint
+    image: npt.NDArray[np.uint8] = np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return bytes(tf.io.encode_jpeg(image, quality=_QUALITY).numpy())
+
+
+def write(
+    images: Sequence[Image],
+    folder: Path,
+    part: Part,
+    shards: int,
+    *,
+    num_classes: int,
+    classes: Sequence[str],
+    seed: int,
+) -> Index:
+    """Writes the images, in an order that the seed gives, as so many files of a part, then the index, which joins what
+    it says of the other part. Labels count from 0. Raises UsageError where the folder holds such files already, and
+    EnvironmentFault for an image that is none; then nothing is left behind.
+    """
+    if len(images) < shards:
+        raise UsageError(f"{len(images)} images do not fill {shards} files: give --shards a number up to that")
+    folder.mkdir(parents=True, exist_ok=True)
+    if held := shards_in(folder, part):
+        raise UsageError(f"{str(folder)!r} already holds {part}-* files ({held[0].name}): choose another --output")
+    known = read_index(folder) if (folder / INDEX).exists() else None
+    if known and (known.num_classes, known.label_offset, known.folder) != (num_classes, 0, "."):
+        raise UsageError(
+            f"{str(folder / INDEX)!r} has {known.num_classes} classes from {known.label_offset} on, which does not go "
+            f"with {num_classes} from 0 on: choose another --output"
+        )
+    order = np.random.default_rng(seed).permutation(len(images))
+    written: list[Path] = []
+    try:
+        for number, chosen in enumerate(np.array_split(order, shards)):
+            path = folder / f"{part}-{number:05d}-of-{shards:05d}"
+            with replacing(path) as new, tf.io.TFRecordWriter(str(new)) as writer:
+                for index in chosen:
+                    writer.write(_record(images[index]))
+            written.append(path)
+        files = {"train": (), "validation": (), **(known.files if known else {}), part: tuple(map(describe, written))}
+        index = Index(num_classes=num_classes, label_offset=0, files=files, classes=tuple(classes))
+        index.write(folder)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    return index
+
+
+def _record(image: Image) -> bytes:
+    features = {
+        IMAGE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[image.read()])),
+        LABEL: tf.train.Feature(int64_list=tf.train.Int64List(value=[image.label])),
+        FILENAME: tf.train.Feature(bytes_list=tf.train.BytesList(value=[os.fsencode(image.name)])),
+    }
+    return bytes(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())

@@ -1,0 +1,296 @@
+"""How much memory a training step needs, from its layers' shapes: a prediction to stand beside the measured peak.
+
+Training keeps what the backward pass will need, from the forward pass of a layer to its backward pass; inference keeps
+no tensor longer than until the last layer that reads it. `predict` goes through the layers backwards, sums up what is
+there while each has its turn, and takes the turn at which the sum is largest. Loads no framework: any object with
+Keras's attributes will do. docs/arithmetic.md works through an example by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "bool": 1, "int32": 4, "int64": 8}
+
+_WEIGHTED = frozenset({"Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv2D", "Dense"})
+"""Products with a kernel: its gradient needs the layer's input, that of the input needs the kernel."""
+
+_KEEPS_NOTHING = frozenset(
+    {"InputLayer", "Add", "Average", "Concatenate", "Subtract", "ZeroPadding2D", "Cropping2D", "UpSampling2D"}
+    | {"Flatten", "Reshape", "AveragePooling2D", "GlobalAveragePooling2D", "Rescaling", "Normalization", "Identity"}
+)
+_KEEPS_INPUT = frozenset({"Multiply", "LayerNormalization"})
+_KEEPS_BOTH = frozenset({"MaxPooling2D", "GlobalMaxPooling2D", "LocalResponseNormalization"})
+_DROPS = frozenset({"Dropout", "SpatialDropout2D"})
+_ACTIVATES = frozenset({"Activation", "ReLU"})
+
+_SAME_BUFFER = frozenset({"Flatten", "Reshape", "Identity", "Activation", "ReLU"})
+"""Their result takes the place of their input where nobody else needs that."""
+_PASSES_GRADIENT_ON = _SAME_BUFFER | {"Add"}
+"""The gradient of their result is that of their inputs, or takes its place."""
+
+_BY_OUTPUT = frozenset(
+    {"relu", "relu6", "leaky_relu", "tanh", "sigmoid", "hard_sigmoid", "softmax", "elu", "selu", "softplus"}
+)
+"""Activations whose derivative is computed from their result. Others keep what they were given."""
+
+_REGION_REST = 128 << 20
+"""TensorFlow's allocator gives a tensor the whole chunk that it has found where less than this, and less than half of
+the chunk, would be left over (`BFCAllocator::FindChunkPtr`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Bytes on one device at the moment of a step when most are in use."""
+
+    weights: int
+    """Trained and frozen ones, and what batch normalisation counts along."""
+    slots: int
+    """The optimizer's own variables."""
+    input: int
+    """Images that the input pipeline holds in the same memory, and the batch that lies ready for the next step."""
+    activations: int
+    """Kept for the backward pass, the batch among them; in the forward phase what the layers that run read and make."""
+    gradients: int
+    """Of weights."""
+    working: int
+    """Gradients of activations, and new values of weights and slots beside the old ones."""
+    padding: int
+    """What the allocator gives the step's largest tensor beyond its size."""
+
+    @property
+    def total(self) -> int:
+        """The predicted peak of the framework's allocator."""
+        return sum(int(getattr(self, field.name)) for field in fields(self))
+
+
+def predict(
+    model: Any,
+    *,
+    batch: int,
+    train: bool = True,
+    slot_bytes: int = 0,
+    held_bytes: int = 0,
+    together: bool = False,
+    on_cpu: bool = True,
+) -> Prediction | None:
+    """What a step of `batch` images needs; None where the model holds a layer that is not known here.
+
+    `train` is False for the forward phase. `slot_bytes` are the optimizer's variables, `held_bytes` the images that
+    the input pipeline keeps in the device's memory. `together`: all gradients are there before any weight changes, and
+    beside them what is made of them: their means over the replicas, or the same without the loss scale. `on_cpu`:
+    oneDNN's max pooling keeps one byte more for every result.
+    """
+    graph = _Graph(model)
+    if any(call.kind not in _KNOWN for call in graph.calls):
+        return None
+    image = sum(math.prod(tensor.shape[1:]) for tensor in model.inputs)
+    peak = _training(graph, batch, slot_bytes, together, on_cpu) if train else _inference(graph, batch)
+    weights = [variable for variable in model.variables if variable.dtype in _BYTES]
+    largest_weight = max((_size(weight) for weight in weights), default=0)
+    return Prediction(
+        weights=sum(map(_size, weights)),
+        slots=slot_bytes if train else 0,
+        input=held_bytes + batch * image * _BYTES["float32"],
+        activations=peak.activations,
+        gradients=peak.gradients,
+        working=peak.working,
+        padding=_padding(peak.largest_tensor) if peak.largest_tensor > largest_weight else 0,
+    )
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A layer's place in the graph. Tensors are known by a number; those in one buffer by the same."""
+
+    layer: Any
+    kind: str
+    inputs: tuple[Any, ...]
+    output: Any
+
+    @property
+    def trained(self) -> bool:
+        return bool(self.layer.trainable_variables)
+
+    @cached_property
+    def trained_bytes(self) -> int:
+        return sum(_size(variable) for variable in self.layer.trainable_variables)
+
+
+class _Graph:
+    """The layers in the order of the forward pass, those of models within the model among them."""
+
+    def __init__(self, model: Any) -> None:
+        self._outer: dict[int, int] = {}
+        self.calls = list(self._walk(model))
+
+    def key(self, tensor: Any) -> int:
+        """The same for a tensor within a model and for what it is outside."""
+        key = id(tensor)
+        while key in self._outer:
+            key = self._outer[key]
+        return key
+
+    def _walk(self, model: Any) -> Iterator[_Call]:
+        for layer in model.layers:
+            # No public name tells what a model within a model was called with.
+            node = layer._inbound_nodes[0]
+            if hasattr(layer, "layers"):
+                inside = zip(layer.inputs, node.input_tensors, strict=True)
+                self._outer |= {id(inner): id(outer) for inner, outer in inside}
+                results = zip(node.output_tensors, layer.outputs, strict=True)
+                self._outer |= {id(outer): id(inner) for outer, inner in results}
+                yield from (call for call in self._walk(layer) if call.kind != "InputLayer")
+            else:
+                (output,) = node.output_tensors
+                yield _Call(layer, type(layer).__name__, tuple(node.input_tensors), output)
+
+
+@dataclass(frozen=True)
+class _Peak:
+    activations: int
+    gradients: int
+    working: int
+    largest_tensor: int
+
+
+class _Held:
+    """Tensors, each with the first and the last turn (index of a layer) at which it is there."""
+
+    def __init__(self) -> None:
+        self._spans: dict[object, tuple[int, int, int]] = {}
+
+    def add(self, key: object, size: int, first: int, last: int) -> None:
+        """A tensor; the same one again is there at all turns from the first to the last."""
+        _, begin, end = self._spans.get(key, (size, first, last))
+        self._spans[key] = size, min(begin, first), max(end, last)
+
+    def at(self, turn: int) -> int:
+        """Bytes that are there at a turn."""
+        return sum(size for size, first, last in self._spans.values() if first <= turn <= last)
+
+    @property
+    def largest(self) -> int:
+        return max((size for size, _, _ in self._spans.values()), default=0)
+
+
+def _training(graph: _Graph, batch: int, slot_bytes: int, together: bool, on_cpu: bool) -> _Peak:
+    """The turn of the backward pass that needs most. A layer's turn comes after those of all later layers."""
+    calls = graph.calls
+    end = len(calls) - 1
+    reached = _reached(graph)
+    kept, flowing = _Held(), _Held()
+    owner: dict[int, int] = {}
+    for turn, call in reversed(list(enumerate(calls))):
+        if graph.key(call.output) not in reached:
+            continue
+        for name, size in _needed(graph, call, batch, reached, on_cpu=on_cpu).items():
+            kept.add(name if isinstance(name, int) else (turn, name), size, turn, end)
+        # The gradient of a tensor is there from the turn of the last layer that reads it to that of who made it.
+        result = owner.setdefault(graph.key(call.output), graph.key(call.output))
+        flowing.add(result, batch * _image_bytes(call.output), turn, turn)
+        for tensor in call.inputs:
+            key = graph.key(tensor)
+            if key in reached:
+                owner.setdefault(key, result if call.kind in _PASSES_GRADIENT_ON else key)
+                flowing.add(owner[key], batch * _image_bytes(tensor), turn, turn)
+    all_trained = sum(call.trained_bytes for call in calls)
+    slots = round(slot_bytes / all_trained) if all_trained else 0
+    peaks = []
+    for turn, call in enumerate(calls):
+        if graph.key(call.output) not in reached:
+            continue
+        mine = call.trained_bytes
+        # While the gradient of the layer's input is computed from a weight, the weight's new value needs a place of
+        # its own (`PrepareToUpdateVariable`); an optimizer makes new values of its slots before it stores them.
+        read = any(graph.key(tensor) in reached for tensor in call.inputs)
+        updating = mine * (read + slots)
+        gradients = sum(later.trained_bytes for later in calls[turn:]) if together else mine
+        working = flowing.at(turn) + (0 if together else updating)
+        peaks.append(_Peak(kept.at(turn), gradients, working, 0))
+    if together:
+        largest = max((call.trained_bytes for call in calls), default=0)
+        peaks.append(_Peak(0, all_trained, all_trained + largest * slots, 0))
+    top = max(peaks, key=lambda peak: peak.activations + peak.gradients + peak.working, default=_Peak(0, 0, 0, 0))
+    return _Peak(top.activations, top.gradients, top.working, max(kept.largest, flowing.largest))
+
+
+def _reached(graph: _Graph) -> set[int]:
+    """The tensors that the backward pass computes a gradient of: all that a trained weight has had a part in."""
+    reached: set[int] = set()
+    for call in graph.calls:
+        if call.trained or any(graph.key(tensor) in reached for tensor in call.inputs):
+            reached.add(graph.key(call.output))
+    return reached
+
+
+def _needed(graph: _Graph, call: _Call, batch: int, reached: set[int], *, on_cpu: bool) -> Mapping[int | str, int]:
+    """What the backward pass of a layer needs of the forward pass: a tensor of the graph, by its number, or something
+    of the layer's own -> bytes."""
+    kind, layer = call.kind, call.layer
+    inputs = {graph.key(tensor): batch * _image_bytes(tensor) for tensor in call.inputs}
+    output = {graph.key(call.output): batch * _image_bytes(call.output)}
+    results = batch * math.prod(call.output.shape[1:])
+    if kind in _WEIGHTED:
+        needed: dict[int | str, int] = {**inputs} if call.trained else {}
+        needed |= _needed_by_activation(layer, {"before the activation": sum(output.values())}, output)
+        narrow = _BYTES[layer.compute_dtype] if layer.compute_dtype != "float32" else 0
+        if narrow and inputs.keys() & reached:
+            needed["narrow weights"] = narrow * sum(math.prod(weight.shape) for weight in layer.variables)
+        if kind == "SeparableConv2D":
+            per_position = math.prod(layer.depthwise_kernel.shape[2:])
+            needed["depthwise result"] = results // call.output.shape[-1] * per_position * _BYTES[layer.compute_dtype]
+        return needed
+    if kind in _ACTIVATES:
+        return _needed_by_activation(layer, inputs, output)
+    if kind == "BatchNormalization":
+        # Frozen it is a product with constants. In half precision it computes on a copy in float32.
+        wide = all(tensor.dtype == "float32" for tensor in call.inputs)
+        return {} if not call.trained else {**inputs} if wide else {"wide input": results * _BYTES["float32"]}
+    if kind in _DROPS:
+        return {"mask": results} if layer.rate else {}
+    if kind in _KEEPS_BOTH:
+        return {**inputs, **output, **({"mask": results} if kind == "MaxPooling2D" and on_cpu else {})}
+    return {**inputs} if kind in _KEEPS_INPUT else {}
+
+
+_KNOWN = (
+    _WEIGHTED | _KEEPS_NOTHING | _KEEPS_INPUT | _KEEPS_BOTH | _DROPS | _ACTIVATES | frozenset({"BatchNormalization"})
+)
+
+
+def _needed_by_activation(layer: Any, given: Mapping[Any, int], result: Mapping[int, int]) -> dict[int | str, int]:
+    name = "relu" if type(layer).__name__ == "ReLU" else getattr(layer.activation, "__name__", "")
+    return {} if name == "linear" else {**(result if name in _BY_OUTPUT else given)}
+
+
+def _inference(graph: _Graph, batch: int) -> _Peak:
+    """The layer of the forward pass at which most is there: its input, its output, what later layers will read."""
+    held = _Held()
+    owner: dict[int, int] = {}
+    for turn, call in enumerate(graph.calls):
+        for tensor in call.inputs:
+            held.add(owner[graph.key(tensor)], batch * _image_bytes(tensor), turn, turn)
+        place = graph.key(call.output)
+        owner[place] = owner[graph.key(call.inputs[0])] if call.kind in _SAME_BUFFER else place
+        held.add(owner[place], batch * _image_bytes(call.output), turn, turn)
+    return _Peak(max(map(held.at, range(len(graph.calls)))), 0, 0, held.largest)
+
+
+def _padding(largest_tensor: int) -> int:
+    """No tensor before was as large, so this one opens a region of memory, whose size is a power of two, and takes it
+    whole if too little would be left over."""
+    rest = (1 << math.ceil(math.log2(largest_tensor))) - largest_tensor
+    return rest if rest < _REGION_REST else 0
+
+
+def _image_bytes(tensor: Any) -> int:
+    return math.prod(tensor.shape[1:]) * _BYTES[tensor.dtype]
+
+
+def _size(variable: Any) -> int:
+    return int(math.prod(variable.shape)) * _BYTES[variable.dtype]

@@ -1,0 +1,125 @@
+"""Freezing, weights from files and `bench.transfer` in real runs: the commands of docs/transfer.md, and refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.benchmark import BOUND_S, ROOT, Benchmark, clean_environment
+from tests.test_weights import model
+
+pytestmark = pytest.mark.processes
+
+DOCUMENT = ROOT / "docs" / "transfer.md"
+
+
+def documented() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", DOCUMENT.read_text(), re.S)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def perform(line: str, folder: Path) -> str:
+    """Runs a command of the document in a folder; what it prints."""
+    words = [sys.executable, *shlex.split(line.partition("  #")[0])[1:]]
+    env = clean_environment() | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=BOUND_S, check=False)
+    assert done.returncode == 0, (line, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_the_documented_commands_freeze_save_load_and_compare(tmp_path: Path) -> None:
+    first, save, load, compare = documented()
+    for line in (first, save, load):
+        perform(line, tmp_path)
+    runs = pd.read_parquet(tmp_path / "results" / "data" / "runs").sort_values("run_id")
+    assert set(runs["status"]) == {"ok"}
+    frozen, known, transferred = runs.to_dict("records")
+    assert (frozen["model"], frozen["freeze"], frozen["trainable_params"]) == ("digits_cnn", "base", 590_597)
+    assert (frozen["num_params"], frozen["gradient_bytes"]) == (600_165, 4 * 590_597)
+    assert (known["classes"], known["freeze"], known["trainable_params"]) == ("0-4", None, 26_821)
+    assert "freeze" in dict(known["null_reasons"])
+    assert "weights" in dict(known["null_reasons"])
+    file = (tmp_path / "known.weights.h5").read_bytes()
+    assert transferred["weights"] == hashlib.sha256(file).hexdigest()
+    assert (transferred["freeze"], transferred["classes"], transferred["num_train_samples"]) == ("base", "5-9", 100)
+    assert (transferred["trainable_params"], transferred["gradient_bytes"]) == (8_005, 32_020)
+    assert runs["comparability_key"].nunique() == 3
+
+    said = perform(compare, tmp_path)
+    evals = pd.read_parquet(tmp_path / "results" / "data" / "evals")
+    runs = pd.read_parquet(tmp_path / "results" / "data" / "runs").query("experiment == 'transfer'")
+    assert runs["label"].value_counts().to_dict() == {"from scratch": 2, "pre-training": 2, "transferred": 2}
+    last = evals.sort_values("epoch").groupby("run_id").last()
+    for label, of_label in runs.groupby("label"):
+        mean = last.loc[of_label["run_id"], "accuracy"].mean()
+        assert re.search(rf"{label} .* {100 * mean:.1f}% ", said), said
+    tested = last.loc[runs["run_id"], "num_samples"].groupby(runs["label"].to_numpy()).agg(["min", "max"])
+    assert (tested["min"] == tested["max"]).all()
+    assert tested["min"]["from scratch"] + tested["min"]["pre-training"] == 359  # every test image is of one group
+    assert runs.query("label == 'transferred'")["weights"].nunique() == 2
+    assert "Transferred - from scratch: " in said
+
+
+def test_workers_freeze_alike_and_leave_a_head_of_other_classes_alone(benchmark: Benchmark, tmp_path: Path) -> None:
+    import keras
+
+    from bench.workloads import MODELS, build_model
+
+    one = build_model(MODELS["mnist_cnn"], seed=5)
+    other = keras.Sequential([keras.Input((28, 28, 1)), *one.layers[:-1], keras.layers.Dense(7)])
+    other.save_weights(tmp_path / "seven.weights.h5")
+    flags = ("--strategy=mwms", "--num-workers=2", "--dataset=digits", f"--weights={tmp_path / 'seven.weights.h5'}")
+    done = benchmark.run(*flags, "--freeze=base")
+    assert done.returncode == 0, done.stderr
+    told = "Weights: seven.weights.h5 has another classifier head than mnist_cnn, whose own begins at random: dense"
+    assert done.stdout.splitlines().count(told) == 1
+    run = benchmark.only_run()
+    assert (run["trainable_params"], run["gradient_bytes"], run["num_params"]) == (10_250, 41_000, 62_346)
+    assert (run["actual_all_reduce"], run["freeze"]) == ("ring", "base")
+    digests = {digest for row in benchmark.table("ranks")["weight_digests"] for digest in row}
+    assert len(digests) == 1
+
+    done = Benchmark(tmp_path / "refused").run(*flags)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "the classifier head alone differs; --freeze base loads the rest" in done.stderr
+    assert Benchmark(tmp_path / "refused").left_behind() == []
+
+
+def test_a_damaged_file_ends_a_run_with_one_line_and_leaves_nothing(benchmark: Benchmark, tmp_path: Path) -> None:
+    path = tmp_path / "cut.weights.h5"
+    model(3).save_weights(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    done = benchmark.run(f"--weights={path}")
+    assert done.returncode == 3, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "cannot be used: " in done.stderr
+    assert benchmark.left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--weights=none.weights.h5"], "no such file on this host"),
+        (["--freeze=head"], "--freeze is 'head': give base"),
+        (["--freeze=base", "--phase=forward"], "--freeze is of a training, and --phase forward trains nothing"),
+        (["--classes=0"], "is a single class"),
+        (["--num-train-samples=0"], "--num-train-samples is 0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_starts(
+    benchmark: Benchmark, flags: list[str], message: str
+) -> None:
+    done = benchmark.run(*flags)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+    assert benchmark.left_behind() == []
