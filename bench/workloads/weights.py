@@ -20,13 +20,14 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.config import MODEL_FILES
 from bench.errors import BenchError, EnvironmentFault, UsageError, gist
 from bench.workloads.freezing import layers_with_weights, named_layers
 
 if TYPE_CHECKING:
     import h5py
 
-H5, ARCHIVE = ".weights.h5", ".keras"
+H5, ARCHIVE = MODEL_FILES
 _MEMBER = "model.weights.h5"
 """Where an archive keeps its weights."""
 
