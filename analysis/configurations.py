@@ -67,14 +67,22 @@ class Configuration:
         count = setup["cores_per_device"]
         known = setup["device_kind"] == "cpu" and count is not None
         cores = f", {count:g} core{'' if count == 1 else 's'} a device" if known else ""
+        optimizer = setup["optimizer"]
+        forward = ", forward" if setup["phase"] == "forward" else ""
+        trained = f", {optimizer}" if optimizer not in (None, "sgd") else ""
         precision = f", {setup['precision']}" if setup["precision"] != "fp32" else ""
         xla = ", XLA" if setup["xla"] else ""
-        return f"{setup['model']} on {setup['dataset']}{precision}{xla}, {batch}{cores}"
+        frozen = f", --freeze {setup['freeze']}" if setup["freeze"] else ""
+        classes = f" {setup['classes']}" if setup["classes"] else ""
+        return (
+            f"{setup['model']}{frozen} on {setup['dataset']}{classes}{forward}{trained}{precision}{xla}, {batch}{cores}"
+        )
 
     @cached_property
     def name(self) -> str:
         """Short, for sentences: 'mwms x8 vgg16'."""
-        return f"{self.series} x{self.setup['num_devices']} {self.setup['model']}"
+        forward = " forward" if self.setup["phase"] == "forward" else ""
+        return f"{self.series} x{self.setup['num_devices']} {self.setup['model']}{forward}"
 
     @cached_property
     def title(self) -> str:

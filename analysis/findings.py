@@ -172,7 +172,9 @@ def _lead(ranked: Sequence[Standing]) -> str:
         rates = f"{number(rate(first))} and {number(rate(second))} images/s"
         why = "and a single run has no interval" if lead.low is None else f"a difference of {percent(lead, less=1)}"
         return f"{first.series} and {second.series} cannot be told apart at {devices}: {rates}, {why}."
-    style = "" if first.setup["synchronous"] else " Its updates are asynchronous: compare what it learns, too."
+    forward = first.setup["phase"] == "forward"
+    alike = forward or first.setup["synchronous"]
+    style = "" if alike else " Its updates are asynchronous: compare what it learns, too."
     return (
         f"{first.series} is the fastest at {devices}: {number(rate(first))} images/s, {percent(lead, less=1)} "
         f"more than {second.series}.{style}"

@@ -45,7 +45,11 @@ _UNUSED = ("provenance", "config", "null_reasons")
 _RUNS = f"""
 select * exclude ({", ".join(_UNUSED)}) replace (
         -- Both came after the first schema, before which there was no such thing.
-        coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded
+        coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded,
+        -- Before the sixth all trained alike.
+        case when schema_version < 6 then 'train' else phase end as phase,
+        case when schema_version < 6 then 'sgd' else optimizer end as optimizer,
+        case when schema_version < 6 then 0.01 else learning_rate end as learning_rate
     ), cast(to_json(struct_pack({", ".join(f"{name} := provenance.{name}" for name in MACHINE)})) as varchar) as machine
 from source
 """

@@ -86,6 +86,8 @@ def _measure_base(one: Configuration) -> str:
         "model": setup["model"],
         "dataset": setup["dataset"],
         "global-batch-size" if strong else "batch-size": setup["global_batch" if strong else "batch_per_device"],
+        "phase": setup["phase"] if setup["phase"] == "forward" else None,
+        "optimizer": setup["optimizer"] if setup["optimizer"] != "sgd" else None,
         "num-batches-per-iter": setup["num_batches_per_iter"],
         "precision": setup["precision"],
         "device": setup["device_kind"],

@@ -13,7 +13,10 @@ from typing import Any
 from analysis.configurations import Configuration
 from analysis.stats import Interval, ratio
 
-_SAME_WORK = ("model", "dataset", "num_batches_per_iter", "precision", "xla", "trainable_params", "preloaded")
+_SAME_WORK = (
+    *("model", "dataset", "phase", "optimizer", "num_batches_per_iter", "precision", "xla", "trainable_params"),
+    "preloaded",
+)
 _SAME_HARDWARE = ("device_kind", "device_name", "cores_per_device")
 BASE_STRATEGY = "single"
 WITHOUT_EXCHANGE = "independent"

@@ -19,7 +19,7 @@ from bench.errors import UsageError, unknown_name
 from jobs.cluster import MAX_PORT
 from results import command_line
 from results.command_line import Refused, file_words, flag, value_of
-from strategies.base import ExchangeConfig, NumericsConfig
+from strategies.base import OF_GRADIENTS, ExchangeConfig, NumericsConfig
 
 MODEL_FILES = (".weights.h5", ".keras")
 """How the names of files end that Keras saves a model's weights, or all of a model, to."""
@@ -57,7 +57,7 @@ class WorkloadConfig:
     model's order, where models inside it are looked into. None trains every layer."""
     weights: Path | None = None
     """File of the weights to begin with [path]: a .weights.h5 or .keras that Keras has written of this model. With
-    --freeze base the head may differ and then begins at random. None begins at random."""
+    --freeze base it gives the base alone, and the classifier head begins at random. None begins at random."""
     seed: int = 1
     """Seed of weights, dropout, synthetic images and sample order."""
 
@@ -121,8 +121,8 @@ class MeasureConfig:
 
     num_warmup_batches: int = 10
     """Steps before the timed ones, recorded and flagged [steps]. The first traces and compiles."""
-    num_batches_per_iter: int = 10
-    """Steps in one compiled call [steps]; the clock is read after each call."""
+    num_batches_per_iter: int | None = None
+    """Steps in one compiled call [steps]; the clock is read after each call. None is 10, in the forward phase 1."""
     num_iters: int | None = None
     """Timed iterations [calls]. None is 10, or with --epochs as many as they take."""
     telemetry_period: float = 0.2
@@ -223,12 +223,27 @@ class RunConfig:
     """TOML file of flags; what is given on the command line wins."""
 
     def __post_init__(self) -> None:
+        if self.training.phase == "forward":
+            self._refuse_what_only_trains()
         if self.training.epochs is not None and self.measure.num_iters is not None:
             raise UsageError("--epochs and --num-iters both say how long to train: give one of them")
 
     def groups(self) -> tuple[Any, ...]:
         """The sections."""
         return self.workload, self.exchange, self.numerics, self.training, self.measure, self.machine, self.output
+
+    def _refuse_what_only_trains(self) -> None:
+        training = {each.name for each in dataclasses.fields(TrainingConfig)} - {"phase"}
+        for group, only, why in (
+            (self.exchange, OF_GRADIENTS, "no gradients are exchanged"),
+            (self.workload, {"freeze"}, "no weights change"),
+            (self.training, training, "no weights change"),
+            (self.output, {"evidence"}, "there is no training to prove"),
+        ):
+            for each in dataclasses.fields(group):
+                if each.name in only and getattr(group, each.name) != each.default:
+                    name = flag(each.name)
+                    raise UsageError(f"{name} has no effect with --phase forward, in which {why}: leave it out")
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by its flag's name, in plain JSON types."""

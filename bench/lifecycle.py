@@ -21,27 +21,35 @@ RUN_ID = "TRAINSCALE_RUN_ID"
 
 _MOST_RESTARTS = 1000
 
-_NO_JOB = {
+_NOT_ASKED = {
+    "epochs": "iterations were asked for, not epochs",
+    "lr_warmup_epochs": "the learning rate is the same in all steps",
+    **dict.fromkeys(("target_accuracy", "time_to_accuracy_s"), "no target accuracy was asked for"),
     "sweep_task": "the run is not part of a sweep",
     "job_id": "no batch system started the run",
     "restart_count": "only Slurm counts restarts",
     "restart_of": "no attempt of the same job was cut off before",
-}
-"""Column -> why it is null."""
-
-_NOT_ASKED_FOR = {
     "classes": "all classes of the data set are trained",
     "num_train_samples": "all training images are used",
     "freeze": "every layer is trained",
     "weights": "the weights begin at random",
 }
-"""Column -> why it is null where its flag is not given."""
+"""Column -> why it is null."""
+
+_NOTHING_TRAINED = {
+    **dict.fromkeys(("synchronous", "optimizer", "learning_rate"), "the forward phase changes no weights"),
+    **dict.fromkeys(("requested_all_reduce", "actual_all_reduce"), "the forward phase exchanges no gradients"),
+    "gradient_bytes": "the forward phase makes no gradients",
+}
+"""The same in the forward phase."""
 
 
 def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str], gpus: Gpus) -> None:
     """Writes what this host can tell of the run: where it runs, and why some columns will be null."""
     fields, reasons = provenance.of_host(env, gpus)
-    if plan.strategy.requested_all_reduce is None:
+    if plan.forward:
+        reasons |= _NOTHING_TRAINED
+    elif plan.strategy.requested_all_reduce is None:
         reasons["requested_all_reduce"] = f"strategy {plan.strategy.name!r} has no all-reduce"
     on_cpu = "the run used the CPU" if plan.strategy.resources.device_kind == "cpu" else None
     if no_gpu := gpus.unavailable or on_cpu:
@@ -49,13 +57,6 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
             reasons[column] = no_gpu
     if plan.strategy.resources.gpu_memory_mib is None:
         reasons["gpu_memory_mib"] = "no limit was asked for"
-    if not plan.config.training.lr_warmup_epochs:
-        reasons["lr_warmup_epochs"] = "the learning rate is the same in all steps"
-    if plan.config.training.epochs is None:
-        reasons["epochs"] = "iterations were asked for, not epochs"
-    if plan.config.training.target_accuracy is None:
-        for column in ("target_accuracy", "time_to_accuracy_s"):
-            reasons[column] = "no target accuracy was asked for"
     if any(not plan.strategy.replicas(task) for task in plan.strategy.cluster.tasks):
         # Null in some rows of `ranks`.
         for column in ("trace_s", "warmup_s", "startup_time_s", "timed_s", "retraces", "devices", "weight_digests"):
@@ -66,8 +67,11 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
         for column in ("import_s", "startup_time_s"):
             reasons[column] = "TensorFlow was loaded once, before the processes were forked"
     job = _batch_job(store, plan, env)
+    training = plan.config.training
     known = {**plan.run_fields(), **job}
-    reasons |= {column: why for column, why in (_NO_JOB | _NOT_ASKED_FOR).items() if known[column] is None}
+    known |= {"epochs": training.epochs, "lr_warmup_epochs": training.lr_warmup_epochs or None}
+    known |= dict.fromkeys(("target_accuracy", "time_to_accuracy_s"), training.target_accuracy)
+    reasons |= {column: reason for column, reason in _NOT_ASKED.items() if known[column] is None}
     shard.update_run(
         **job,
         preloaded=preloaded,

@@ -20,6 +20,8 @@ def print_header(plan: Plan) -> None:
     _say(f"Model: {plan.config.workload.model}")
     _say(f"Batch size: {plan.batch_per_device}")
     _say(f"Number of {kind}s: {plan.num_devices}")
+    if plan.forward:
+        _say("Phase: forward")
     _say(f"Strategy: {plan.strategy.name}, {plan.strategy.cluster.size} process(es), by {plan.strategy.cluster.source}")
 
 

@@ -31,6 +31,9 @@ DEFAULT_BATCH_SIZE = 64
 DEFAULT_NUM_ITERS = 10
 """Timed iterations where neither they nor epochs are asked for."""
 
+BATCHES_PER_ITER = {"train": 10, "forward": 1}
+"""Steps in a compiled call where --num-batches-per-iter gives none. Of forward passes the latency of each is wanted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -48,7 +51,7 @@ class Plan:
 
     @property
     def learning_rate(self) -> float:
-        """That of the flag, or the optimizer's own, as it is scaled."""
+        """That of the flag, or the optimizer's default, as it is scaled."""
         return scaled_rate(self._unscaled_rate, self.config.training.lr_scaling, self._images_of_update)
 
     @property
@@ -70,6 +73,11 @@ class Plan:
         return self.global_batch if self.strategy.synchronous else self.batch_per_device
 
     @property
+    def num_batches_per_iter(self) -> int:
+        """Steps in a compiled call."""
+        return self.config.measure.num_batches_per_iter or BATCHES_PER_ITER[self.config.training.phase]
+
+    @property
     def num_iters(self) -> int | None:
         """Timed iterations, where they were asked for and not epochs."""
         measure = self.config.measure
@@ -80,25 +88,30 @@ class Plan:
         measure, epochs = self.config.measure, self.config.training.epochs
         if self.num_iters is None:
             ends = epoch_ends(num_samples, self.global_batch, epochs or 1)
-            return Schedule.of_epochs(measure.num_warmup_batches, measure.num_batches_per_iter, ends)
+            return Schedule.of_epochs(measure.num_warmup_batches, self.num_batches_per_iter, ends)
         return Schedule(
             num_warmup_batches=measure.num_warmup_batches,
-            num_batches_per_iter=measure.num_batches_per_iter,
+            num_batches_per_iter=self.num_batches_per_iter,
             num_iters=self.num_iters,
         )
+
+    @property
+    def forward(self) -> bool:
+        """Steps are forward passes: nothing is trained."""
+        return self.config.training.phase == "forward"
 
     def run_fields(self) -> dict[str, Any]:
         """What is known of the row of `runs` before anything has started."""
         config, strategy = self.config, self.strategy
-        default_label = f"{strategy.name} {config.workload.model} x{self.num_devices}"
+        default_label = f"{strategy.name} {config.workload.model} x{self.num_devices}{' forward' * self.forward}"
         return {
             "schema_version": SCHEMA_VERSION,
             "experiment": config.output.experiment,
             "label": config.output.label or default_label,
             "sweep_task": config.output.sweep_task,
             "strategy": strategy.name,
-            "synchronous": strategy.synchronous,
-            "requested_all_reduce": strategy.requested_all_reduce,
+            "synchronous": None if self.forward else strategy.synchronous,
+            "requested_all_reduce": None if self.forward else strategy.requested_all_reduce,
             "model": config.workload.model,
             "dataset": config.workload.dataset,
             "classes": config.workload.classes,
@@ -109,14 +122,14 @@ class Plan:
             "batch_per_device": self.batch_per_device,
             "global_batch": self.global_batch,
             "num_warmup_batches": config.measure.num_warmup_batches,
-            "num_batches_per_iter": config.measure.num_batches_per_iter,
+            "num_batches_per_iter": self.num_batches_per_iter,
             "num_iters": self.num_iters,
             "lr_warmup_epochs": config.training.lr_warmup_epochs or None,
             "epochs": config.training.epochs,
             "target_accuracy": config.training.target_accuracy,
             "phase": config.training.phase,
-            "optimizer": None if config.training.phase == "forward" else config.training.optimizer,
-            "learning_rate": None if config.training.phase == "forward" else self.learning_rate,
+            "optimizer": None if self.forward else config.training.optimizer,
+            "learning_rate": None if self.forward else self.learning_rate,
             "precision": strategy.numerics.precision,
             "xla": strategy.numerics.xla,
             "num_nodes": strategy.cluster.num_nodes,
@@ -152,6 +165,9 @@ class Plan:
         return {
             "batch_size": None if strong else self.batch_per_device,
             "cache": resolve_cache(self.config.workload.dataset, self.config.workload.cache),
+            "optimizer": None if self.forward else self.config.training.optimizer,
+            "lr": None if self.forward else self._unscaled_rate,
+            "num_batches_per_iter": self.num_batches_per_iter,
             "num_workers": sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks),
             "num_ps": strategy.num_ps or None,
             "num_iters": self.num_iters,
@@ -212,8 +228,6 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
     )
     check_freeze(job.freeze)
     check_weights(job.weights)
-    if training.phase == "forward" and job.freeze is not None:
-        raise UsageError("--freeze is of a training, and --phase forward trains nothing: leave it out")
     if resolve_cache(job.dataset, job.cache) == "disk" and strategy.no_disk_cache:
         raise UsageError(f"--cache disk cannot work under strategy {strategy.name!r}: {strategy.no_disk_cache}")
     _check_training(training, strategy)
@@ -223,15 +237,11 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
 def _check_training(training: TrainingConfig, strategy: Strategy) -> None:
     wanted = {"epochs": training.epochs, "save_model": training.save_model}
     for name in (name for name, value in wanted.items() if value is not None):
-        if training.phase == "forward":
-            raise UsageError(f"{flag(name)} is of a training, and --phase forward trains nothing: leave it out")
         if not strategy.one_model:
             raise UsageError(
                 f"strategy {strategy.name!r} trains a model in each worker, so {flag(name)} has no one model: leave it "
                 "out, or choose mwms"
             )
-    if training.phase == "forward" and training.lr_scaling != "none":
-        raise UsageError("--lr-scaling is of a training, and --phase forward trains nothing: leave it out")
     if training.save_model is not None and strategy.cluster.rank == 0:
         _check_writable(training.save_model)
 

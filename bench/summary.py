@@ -11,8 +11,8 @@ from results.record import Tables
 
 _IDENTITY = (
     *("run_id", "experiment", "label", "sweep_task", "status", "exit_code", "error", "failed_rank", "failed_phase"),
-    *("strategy", "model", "dataset", "num_devices", "device_kind", "batch_per_device", "global_batch"),
-    *("epochs", "target_accuracy"),
+    *("strategy", "model", "dataset", "phase", "optimizer", "epochs", "target_accuracy"),
+    *("num_devices", "device_kind", "batch_per_device", "global_batch"),
 )
 
 MAD_TO_SIGMA = 1.4826
@@ -55,7 +55,7 @@ def summarise(tables: Tables) -> dict[str, Any]:
             iterations[row["iter"]] = row
     step_times = np.asarray([row["duration_s"] / row["num_batches"] for row in iterations.values()])
     rates = run["global_batch"] / step_times
-    p50, p90, p95, p99 = np.percentile(step_times, [50, 90, 95, 99])
+    p50, p90, p95, p99 = np.percentile(step_times, _PERCENTS)
     return summary | {
         "images_per_s": rate,
         "images_per_s_per_device": rate / run["num_devices"],
@@ -65,12 +65,28 @@ def summarise(tables: Tables) -> dict[str, Any]:
         "step_time_p95_s": float(p95),
         "step_time_p99_s": float(p99),
         "step_time_jitter_s": float(MAD_TO_SIGMA * np.median(np.abs(step_times - p50))),
-        "data_wait_share": sum(row["data_wait_s"] for row in timed) / sum(row["duration_s"] for row in timed),
+        "data_wait_share": _data_wait_share(timed),
+        **(_latencies(timed) if run.get("phase") == "forward" else {}),
         **{name: _largest(tables["ranks"], name) for name in _LARGEST_OF_RANKS},
         "final_accuracy": evals[-1]["accuracy"] if evals else None,
         "best_accuracy": _largest(evals, "accuracy"),
         "time_to_accuracy_s": run.get("time_to_accuracy_s"),
     }
+
+
+def _data_wait_share(timed: Sequence[dict[str, Any]]) -> float | None:
+    """Of the iterations in which it was measured: a clock that was set leaves some without."""
+    known = [row for row in timed if row["data_wait_s"] is not None]
+    return sum(row["data_wait_s"] for row in known) / sum(row["duration_s"] for row in known) if known else None
+
+
+def _latencies(timed: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """From asking for a batch until its result is there, over the batches of all ranks, which do not wait for each
+    other. Nothing where calls were timed that hold several batches: their mean says nothing of the slowest."""
+    if any(row["num_batches"] > 1 for row in timed):
+        return {}
+    found = np.percentile([row["duration_s"] for row in timed], _PERCENTS)
+    return dict(zip(_LATENCIES, map(float, found), strict=True))
 
 
 def _largest(rows: Sequence[dict[str, Any]], column: str) -> float | None:
@@ -80,6 +96,9 @@ def _largest(rows: Sequence[dict[str, Any]], column: str) -> float | None:
 
 _LARGEST_OF_RANKS = ("startup_time_s", "peak_rss_bytes", "framework_peak_mem_bytes")
 
+
+_PERCENTS = (50, 90, 95, 99)
+_LATENCIES = tuple(f"latency_p{percent}_s" for percent in _PERCENTS)
 
 FIGURES = (
     "images_per_s",
@@ -91,6 +110,7 @@ FIGURES = (
     "step_time_p99_s",
     "step_time_jitter_s",
     "data_wait_share",
+    *_LATENCIES,
     *_LARGEST_OF_RANKS,
     "final_accuracy",
     "best_accuracy",

@@ -65,7 +65,7 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoRet
     bounds = Bounds(
         config.machine,
         watchdog.Deadline(scratch, cluster.rank),
-        num_batches=config.measure.num_batches_per_iter,
+        num_batches=plan.num_batches_per_iter,
         synchronous=strategy.synchronous,
     )
     log = RankLog(clock, int(env[STARTED_NS]), on_enter=bounds.enter)
@@ -217,6 +217,7 @@ class _Member:
             optimizer=plan.config.training.optimizer,
             learning_rate=plan.learning_rate,
             rate_warmup=plan.rate_warmup,
+            forward=plan.forward,
             split="train" if plan.config.training.epochs is None else "rest",
             provable=plan.config.output.evidence is not None,
             cache=settings.cache,
@@ -356,10 +357,11 @@ class _Member:
         flops = forward_flops(model)
         if flops is None:
             reasons["flops_per_image"] = "the model holds a layer whose arithmetic is not known"
+        size = sum(int(weight.shape.num_elements()) * weight.dtype.size for weight in weights)
         self._log.shard.update_run(
             num_params=int(model.count_params()),
             trainable_params=sum(int(weight.shape.num_elements()) for weight in weights),
-            gradient_bytes=sum(int(weight.shape.num_elements()) * weight.dtype.size for weight in weights),
+            gradient_bytes=None if self._plan.forward else size,
             flops_per_image=flops,
             provenance=fields,
             null_reasons=reasons,
@@ -383,7 +385,7 @@ class _Member:
         strategy = self._plan.strategy
         alone = "one replica has nobody to exchange with"
         why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} has no all-reduce"
-        reasons = {} if all_reduce else {"actual_all_reduce": why}
+        reasons = {} if all_reduce or self._plan.forward else {"actual_all_reduce": why}
         self._log.shard.update_run(actual_all_reduce=all_reduce, null_reasons=reasons)
 
 

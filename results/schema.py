@@ -45,7 +45,11 @@ RUNS = (
     Column("failed_rank", "int64", "the rank that failed first; null when ok or when no rank is to blame"),
     Column("failed_phase", "string", "the phase that rank was in"),
     Column("strategy", "string", "as in --strategy, aliases resolved"),
-    Column("synchronous", "bool", "every step averages the gradients of all replicas before the weights change"),
+    Column(
+        "synchronous",
+        "bool",
+        "every step averages the gradients of all replicas before the weights change; null in the forward phase",
+    ),
     Column("requested_all_reduce", "string", "the collective asked for; null where gradients are not all-reduced"),
     Column("actual_all_reduce", "string", "the collective that the traced step holds"),
     Column("model", "string", "as in --model"),
@@ -60,7 +64,7 @@ RUNS = (
     Column("cache", "string", "where images are kept between epochs: none, memory or disk"),
     Column("num_params", "int64", "all weights of the model"),
     Column("trainable_params", "int64", "weights that are trained"),
-    Column("gradient_bytes", "int64", "bytes of gradient one replica makes a step"),
+    Column("gradient_bytes", "int64", "bytes of gradient one replica makes a step; null in the forward phase"),
     Column("flops_per_image", "int64", "FLOPs of one forward pass, counted layer by layer (1 multiply-add = 2)"),
     Column("batch_per_device", "int64", "images a device and step"),
     Column("global_batch", "int64", "images all devices and step"),
@@ -68,7 +72,7 @@ RUNS = (
     Column("num_batches_per_iter", "int64", "steps in one compiled call"),
     Column("num_iters", "int64", "timed iterations asked for"),
     Column("phase", "string", "train: forward and backward pass, exchange, update; forward: the forward pass alone"),
-    Column("optimizer", "string", "what changes the weights; null in the forward phase"),
+    Column("optimizer", "string", "as in --optimizer; null in the forward phase"),
     Column("learning_rate", "float64", "of the optimizer; null in the forward phase"),
     Column(
         "lr_warmup_epochs", "int64", "in which the learning rate rises to the scaled one; null where it is constant"
@@ -181,9 +185,9 @@ ITERS = (
         "compute_s",
         "float64",
         "part of duration_s from having the batch to having this rank's own gradients, before they are exchanged; of "
-        "several replicas the slowest; null where it was not measured",
+        "several replicas the slowest; in the forward phase to having the loss; null where it was not measured",
     ),
-    Column("loss", "float64", "mean cross-entropy over the images this rank trained in the iteration"),
+    Column("loss", "float64", "mean cross-entropy over the images of this rank in the iteration"),
 )
 
 EVALS = (

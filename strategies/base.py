@@ -52,6 +52,12 @@ class ExchangeConfig:
             raise UsageError(f"--cycle-time-ms is {self.cycle_time_ms:g}: give a number above 0")
 
 
+OF_GRADIENTS = frozenset(
+    {"all_reduce", "fusion_threshold_mib", "cycle_time_ms", "compression", "hierarchical_all_reduce", "timeline"}
+)
+"""The fields of ExchangeConfig that are about gradients alone."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NumericsConfig:
     """In which numbers the layers compute."""
@@ -125,7 +131,7 @@ class Workload:
     build_model: Callable[[], Any]
     """Makes the Keras model, which ends in logits of any float type. Seeded: every call makes the same weights."""
     build_optimizer: Callable[[], Any]
-    """Makes the Keras optimizer."""
+    """Makes the Keras optimizer. Not called in the forward phase."""
     build_input: Callable[[Shard], Any]
     """Makes the tf.data pipeline of a shard: each element is (images [b, h, w, c] float32 in [0, 1], labels [b] int32,
     samples [b] int32, the positions of the images in the data set) of one replica and one step, replicas in order
@@ -137,6 +143,8 @@ class Workload:
     numerics: NumericsConfig
     provable: bool
     """The fields of `Steps` that prove the training are wanted."""
+    forward: bool
+    """A step is the forward pass alone, as in inference: no gradients, no exchange, no update."""
     held_out: HeldOut | None = None
     """What the model is evaluated on; None where it is not."""
 
@@ -173,7 +181,7 @@ class Steps:
     """s in which the process waited for input."""
     compute_s: float
     """s from having a step's input to having the gradients of this process's slowest replica, before they are
-    exchanged."""
+    exchanged; in the forward phase, to having its loss."""
     samples: npt.NDArray[np.int32] | None = None
     """[num_batches, images]: what was trained. Where the workload is provable."""
     projections: npt.NDArray[np.float32] | None = None
@@ -212,7 +220,7 @@ class Trainer(Protocol):
     """Calls of `run` that may be under way when the next is made: 0 unless other processes perform the steps."""
 
     def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
-        """Performs optimizer steps in one compiled call of each process that it drives, itself or others; the result
+        """Performs steps in one compiled call of each process that it drives, itself or others; the result
         reads what the devices made of them."""
 
     def synchronise(self) -> None:

@@ -105,7 +105,9 @@ class Horovod(Strategy):
             ]
 
         exchange = Exchange(average=average, name=self._collective() if self.cluster.size > 1 else None)
-        trainer = ReplicatedTrainer(tf.distribute.get_strategy(), workload, self.shard(), exchange)
+        trainer = ReplicatedTrainer(
+            tf.distribute.get_strategy(), workload, self.shard(), None if workload.forward else exchange
+        )
         hvd.broadcast_variables(trainer.variables(), root_rank=0)
         return trainer
 

@@ -107,14 +107,13 @@ class CoordinatedTrainer:
         import tensorflow as tf
 
         from strategies.evaluation import RemoteEvaluator
-        from strategies.training import compile_steps
+        from strategies.training import build_optimizer, compile_steps
 
         self._ranks = worker_ranks
         self._images_of_step = workload.global_batch // num_workers
         with distribution.scope():
             self.model = workload.build_model()
-            self._optimizer = workload.build_optimizer()
-            self._optimizer.build(self.model.trainable_variables)
+            self._optimizer = build_optimizer(workload, self.model)
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(distribution)
         which_worker = tf.distribute.coordinator.experimental_get_current_worker_index
 
@@ -180,7 +179,7 @@ class CoordinatedTrainer:
         return [variable.value.numpy() for variable in self.model.trainable_variables]
 
     def updates(self) -> int:
-        return int(self._optimizer.iterations.numpy())
+        return 0 if self._optimizer is None else int(self._optimizer.iterations.numpy())
 
     def devices(self) -> list[str]:
         return []

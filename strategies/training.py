@@ -61,8 +61,7 @@ class ReplicatedTrainer:
         self._images_of_step = workload.global_batch * shard.count // shard.total
         with distribution.scope():
             self.model = workload.build_model()
-            self._optimizer = workload.build_optimizer()
-            self._optimizer.build(self.model.trainable_variables)
+            self._optimizer = build_optimizer(workload, self.model)
         # Of an input that might end, the workers ask each other before every step whether all have some left.
         self._iterator = iter(
             distribution.distribute_datasets_from_function(lambda _context: workload.build_input(shard).repeat())
@@ -81,7 +80,8 @@ class ReplicatedTrainer:
 
     def variables(self) -> list[tf.Variable]:
         """All that training changes: of the model and of the optimizer."""
-        return [variable.value for variable in (*self.model.variables, *self._optimizer.variables)]
+        of_optimizer = [] if self._optimizer is None else self._optimizer.variables
+        return [variable.value for variable in (*self.model.variables, *of_optimizer)]
 
     def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
         loss_sums, *clocks_and_proof = self._steps(self._iterator, tf.constant(num_batches))
@@ -119,7 +119,7 @@ class ReplicatedTrainer:
                 hint = node.attr["communication_hint"].s.decode() if "communication_hint" in node.attr else ""
                 # The runtime resolves "auto" to NCCL for a group of GPUs and to its own ring for everything else.
                 return hint if hint not in ("", "auto") else "nccl" if "GPU" in self.devices()[0] else "ring"
-        if self._distribution.num_replicas_in_sync == 1:
+        if self._distribution.num_replicas_in_sync == 1 or self._optimizer is None:
             return None
         return _REDUCTIONS[type(self._distribution.extended._cross_device_ops).__name__]  # no public name
 
@@ -127,7 +127,7 @@ class ReplicatedTrainer:
         return [self._copies(variable)[replica].numpy() for variable in self.model.trainable_variables]
 
     def updates(self) -> int:
-        return int(self._optimizer.iterations.numpy())
+        return 0 if self._optimizer is None else int(self._optimizer.iterations.numpy())
 
     def devices(self) -> list[str]:
         return [device.rpartition("device:")[2] for device in self._placed]
@@ -149,6 +149,15 @@ class ReplicatedTrainer:
         return sorted({"CPU:0" if "CPU" in device else device for device in self.devices()})
 
 
+def build_optimizer(workload: Workload, model: Any) -> Any:
+    """The optimizer with its variables, to be called in the distribution's scope; None in the forward phase."""
+    if workload.forward:
+        return None
+    optimizer = workload.build_optimizer()
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
 def compile_steps(
     distribution: tf.distribute.Strategy,
     model: Any,
@@ -162,10 +171,10 @@ def compile_steps(
     gradients), followed by samples and projections (`strategies.base.Steps`) where the workload is provable.
 
     It performs optimizer steps of the replicas of one process, each on the mean gradient of `images_of_update` images:
-    those of all replicas whose gradients the distribution sums.
+    those of all replicas whose gradients the distribution sums. Without an optimizer it performs forward passes.
     """
-    gradients_of = _backward_pass(model, workload, images_of_update)
-    scaled = workload.numerics.precision == "fp16"
+    one_pass = _one_pass(model, workload, images_of_update)
+    scaled = workload.numerics.precision == "fp16" and optimizer is not None
     # Outside the distribution's scope: replicas get the scale as an argument and never write it.
     scale_now = tf.Variable(_FIRST_SCALE if scaled else 1.0, trainable=False)
     steps_since = tf.Variable(0, trainable=False)
@@ -174,19 +183,23 @@ def compile_steps(
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def replica_step(
         images: tf.Tensor, labels: tf.Tensor, received: tf.Tensor, scale: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         # Computing waits for the clock below, else the executor may start it first and call that a data wait.
         with tf.control_dependencies([received]):
             images = tf.identity(images)
-        loss_sum, gradients = gradients_of(images, labels, scale)
+        loss_sum, gradients = one_pass(images, labels, scale)
         computed = _time_of(gradients, loss_sum)  # nothing below waits for it
         if exchange is not None:
             gradients = exchange.average(gradients)
         overflows = tf.constant(0.0)
         if scaled:
             gradients, overflows = _unscale(gradients, scale)
+        proof = _projections(gradients) if workload.provable else tf.constant(0.0)
+        return loss_sum, computed, overflows, proof, gradients
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def replica_update(gradients: list[tf.Tensor]) -> None:
         optimizer.apply(gradients, model.trainable_variables)
-        return loss_sum, computed, overflows, _projections(gradients) if workload.provable else tf.constant(0.0)
 
     @tf.function  # type: ignore[untyped-decorator]
     def steps(iterator: Any, num_batches: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -205,7 +218,7 @@ def compile_steps(
             with tf.control_dependencies([*local(images), *local(labels)]):
                 received = tf.timestamp()
             data_wait_s += received - asked
-            sums, computed, overflows, projections = distribution.run(
+            sums, computed, overflows, projections, gradients = distribution.run(
                 replica_step, args=(images, labels, received, scale)
             )
             with tf.device(_CLOCK_DEVICE):
@@ -216,6 +229,12 @@ def compile_steps(
                 projected = projected.write(step, tf.add_n(local(projections)))
             if scaled:
                 scale, since = _next_scale(scale, since, local(overflows)[0])
+                # Here, where all replicas are one, is the place to leave an update out: no replica may do so alone,
+                # and gradients of 0 would not do, for momentum moves the weights without any.
+                if tf.equal(local(overflows)[0], 0.0):
+                    distribution.run(replica_update, args=(gradients,))
+            elif optimizer is not None:
+                distribution.run(replica_update, args=(gradients,))
         if scaled:
             scale_now.assign(scale)
             steps_since.assign(since)
@@ -225,25 +244,32 @@ def compile_steps(
     return steps
 
 
-def _backward_pass(model: Any, workload: Workload, images_of_update: int) -> Any:
-    """A function (images, labels, loss scale) of a replica -> (sum of its losses, its gradients)."""
+def _one_pass(model: Any, workload: Workload, images_of_update: int) -> Any:
+    """A function (images, labels, loss scale) of a replica -> (sum of its losses, its gradients: in the forward phase
+    none)."""
     # Keras variables are wrappers; the tape wants TensorFlow's own.
     weights = [variable.value for variable in model.trainable_variables]
     scaled = workload.numerics.precision == "fp16"
 
-    def gradients_of(images: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def loss_sum_of(images: tf.Tensor, labels: tf.Tensor, *, training: bool) -> tf.Tensor:
+        logits = tf.cast(model(images, training=training), tf.float32)
+        return tf.reduce_sum(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+
+    def forward(images: tf.Tensor, labels: tf.Tensor, _scale: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        return loss_sum_of(images, labels, training=False), []
+
+    def backward(images: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         # Of its own accord the tape watches frozen weights, too, and traces their part of the backward pass.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            logits = tf.cast(model(images, training=True), tf.float32)
-            losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-            loss_sum = tf.reduce_sum(losses)
+            loss_sum = loss_sum_of(images, labels, training=True)
             loss = loss_sum / images_of_update
             if scaled:
                 loss *= scale
         return loss_sum, tape.gradient(loss, weights)
 
-    return tf.function(gradients_of, jit_compile=True) if workload.numerics.xla else gradients_of
+    chosen = forward if workload.forward else backward
+    return tf.function(chosen, jit_compile=True) if workload.numerics.xla else chosen
 
 
 def _time_of(gradients: list[tf.Tensor], loss_sum: tf.Tensor) -> tf.Tensor:
@@ -266,15 +292,14 @@ def _projections(gradients: list[tf.Tensor]) -> tf.Tensor:
 
 
 def _unscale(gradients: list[tf.Tensor], scale: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """(gradients, how many replicas overflowed); one overflow makes all gradients of all replicas 0: a step of nothing.
+    """(gradients, how many of all replicas overflowed), known to all; if any did, there must be no update.
 
     Keras's LossScaleOptimizer decides this in a branch that tf.distribute cannot enter together.
     """
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
     mine = 1.0 - tf.cast(finite, tf.float32)
     overflows = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, mine)
-    good = tf.equal(overflows, 0.0)
-    return [tf.where(good, gradient / scale, tf.zeros_like(gradient)) for gradient in gradients], overflows
+    return [gradient / scale for gradient in gradients], overflows
 
 
 def _next_scale(scale: tf.Tensor, since: tf.Tensor, overflows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

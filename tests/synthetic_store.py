@@ -25,13 +25,15 @@ def add_run(
     telemetry: Sequence[dict[str, Any]] = (),
     samples: int = 0,
     gpus: int = 0,
+    accuracies: Sequence[float] = (),
     **fields: Any,
 ) -> dict[str, Any]:
     """A run whose timed iterations of ten steps took these times a step on every rank; returns its row.
 
     `compute_shares` of each iteration and `hostnames` are dealt to the ranks; those with a host know their PHASES.
     Timing begins 50 s after Unix time 0. `telemetry` of rank 0 is as given; `samples` a rank are spread over its
-    phases, and `gpus` have theirs.
+    phases, and `gpus` have theirs. `accuracies` are those of epochs, each of which took an equal part of the iterations
+    and was followed by an evaluation of 1 s, in which nothing else happened.
     """
     number = len(list((root / "runs").rglob("*.parquet")))
     run: dict[str, Any] = {
@@ -50,6 +52,9 @@ def add_run(
         "trainable_params": 62_346,
         "batch_per_device": 64,
         "num_batches_per_iter": 10,
+        "phase": "train",
+        "optimizer": "sgd",
+        "learning_rate": 0.01,
         "precision": "fp32",
         "xla": False,
         "num_nodes": 1,
@@ -67,7 +72,10 @@ def add_run(
     }
     run.setdefault("global_batch", run["batch_per_device"] * run["num_devices"])
     run["comparability_key"] = comparability_key(run)
-    iters, ranks = [], []
+    if accuracies:
+        run.setdefault("epochs", len(accuracies))
+    iters, ranks, evals = [], [], []
+    ends = [len(step_times_s) * epoch // len(accuracies) for epoch in range(1, len(accuracies) + 1)]
     for rank in range(run["num_processes"]):
         now = 0.0
         workers = run["num_processes"] - run["num_ps"]  # servers come after them and have no iterations
@@ -101,6 +109,9 @@ def add_run(
                 }
             )
             now += step * 10
+            if index in ends:
+                evals.append(_evaluation(run, index, now, accuracies[ends.index(index)], ends)) if not rank else None
+                now += 1.0
     sampled = [
         sample
         for rank in range(run["num_processes"])
@@ -111,9 +122,34 @@ def add_run(
     Store(root).commit(
         run["run_id"],
         run["started_at"],
-        {"runs": [run], "ranks": ranks, "iters": iters, "telemetry": [*told, *sampled]},
+        {
+            "runs": [run],
+            "ranks": ranks,
+            "iters": iters,
+            "telemetry": [*told, *sampled],
+            **({"evals": evals} if evals else {}),
+        },
     )
     return run
+
+
+def _evaluation(run: dict[str, Any], index: int, now: float, accuracy: float, ends: Sequence[int]) -> dict[str, Any]:
+    """A row of `evals` after an iteration that ended `now`, of a run whose first iteration took 50 s."""
+    epoch = ends.index(index) + 1
+    return {
+        "run_id": run["run_id"],
+        "epoch": epoch,
+        "iter": index,
+        "steps": 10 * (index + 1),
+        "images": 10 * (index + 1) * run["global_batch"],
+        "t_ns": round(now * SECOND),
+        "train_s": now - 50 - (epoch - 1),
+        "eval_s": 1.0,
+        "num_correct": round(100 * accuracy),
+        "num_samples": 100,
+        "accuracy": accuracy,
+        "loss": 1 - accuracy,
+    }
 
 
 def _samples(run_id: str, rank: int, progress: float, timed_s: float, gpus: int) -> Iterator[dict[str, Any]]:

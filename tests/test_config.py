@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from bench.errors import UsageError
 from bench.workloads import MODELS
 from bench.workloads.datasets import DATASETS
 from strategies import STRATEGIES
+from strategies.base import OF_GRADIENTS, ExchangeConfig
 
 
 def test_defaults_are_those_of_the_dataclasses() -> None:
@@ -63,12 +65,45 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--telemetry-period=-1"], "--telemetry-period is -1"),
         (["--port-base", "65535", "--num-workers", "2"], "--port-base is 65535"),
         (["--seed=-1"], "--seed is -1"),
+        (["--lr=0"], "--lr is 0: give a finite number above 0"),
+        (["--lr=-0.1"], "--lr is -0.1: give a finite number above 0"),
+        (["--lr=nan"], "--lr is nan: give a finite number above 0"),
+        (["--lr=inf"], "--lr is inf: give a finite number above 0"),
+        (["--num-batches-per-iter=0"], "--num-batches-per-iter is 0"),
     ],
 )
 def test_bad_values_are_refused_by_name(flags: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(flags)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("--optimizer=adam", "no weights change"),
+        ("--lr=0.1", "no weights change"),
+        ("--all-reduce=ring", "no gradients are exchanged"),
+        ("--fusion-threshold-mib=0", "no gradients are exchanged"),
+        ("--cycle-time-ms=2", "no gradients are exchanged"),
+        ("--compression=fp16", "no gradients are exchanged"),
+        ("--hierarchical-all-reduce", "no gradients are exchanged"),
+        ("--timeline=t.json", "no gradients are exchanged"),
+        ("--evidence=e", "there is no training to prove"),
+    ],
+)
+def test_what_only_trains_is_refused_in_the_forward_phase(word: str, why: str) -> None:
+    name = word.partition("=")[0]
+    with pytest.raises(UsageError) as caught:
+        parse(["--phase=forward", word])
+    assert str(caught.value) == f"{name} has no effect with --phase forward, in which {why}: leave it out"
+    parse(["--phase=train", word])
+
+
+def test_each_field_of_the_exchange_is_about_gradients_or_not() -> None:
+    """A new one is one of them: in the forward phase it is refused or has an effect."""
+    others = {"parameter_device", "num_ps", "controller"}
+    assert {field.name for field in dataclasses.fields(ExchangeConfig)} == OF_GRADIENTS | others
 
 
 @pytest.mark.parametrize("flags", [["--no-such-flag"], ["--batch-size", "many"], ["--device", "tpu"]])
@@ -84,7 +119,7 @@ def test_help_is_grouped_and_states_every_default_and_every_valid_name(capsys: p
         parse(["--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for group in ("workload options", "measure options", "machine options", "output options"):
+    for group in ("workload options", "training options", "measure options", "machine options", "output options"):
         assert group in text
     for name in [*MODELS, *DATASETS, *STRATEGIES]:
         assert name in text

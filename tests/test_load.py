@@ -161,7 +161,7 @@ def rewrite(root: Path, table: str, change: object) -> None:
 def test_rows_of_the_first_schema_read_beside_todays(tmp_path: Path) -> None:
     """Those columns did not exist; what the software then did is what they now say."""
     late = {"sweep_task", "job_id", "restart_count", "restart_of", "exchange", "preloaded", "compute_s"}
-    late |= {"intra_op_threads", "inter_op_threads", "gpu_memory_mib"}
+    late |= {"intra_op_threads", "inter_op_threads", "gpu_memory_mib", "phase", "optimizer", "learning_rate"}
     add_run(tmp_path / "old", [0.1], run_id="X1", schema_version=1)
     for table in ("runs", "ranks", "iters"):
         known = [column.name for column in TABLES[table] if column.name not in late]

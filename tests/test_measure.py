@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from bench.errors import WorkloadError
+from bench.errors import UsageError, WorkloadError
 from bench.measure import Schedule, measure
 from strategies.base import Steps, WorkerClock
 
@@ -45,9 +45,17 @@ class World:
         self.now += 10_000_000 * self._queued
 
 
-def measured(world: World, schedule: Schedule, rows: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """The iterations, in `rows` also when it raises."""
+def measured(
+    world: World, schedule: Schedule, rows: list[dict[str, Any]] | None = None, *, stop_after: int | None = None
+) -> list[dict[str, Any]]:
+    """The iterations, in `rows` also when it raises; an evaluation takes 1 s of the world's time."""
     rows = [] if rows is None else rows
+
+    def on_epoch(epoch: int, train_s: float) -> bool:
+        world.events.append(f"epoch {epoch} after {train_s:.4g} s")
+        world.now += 1_000_000_000
+        return epoch == stop_after
+
     measure(
         world,
         schedule,
@@ -55,6 +63,7 @@ def measured(world: World, schedule: Schedule, rows: list[dict[str, Any]] | None
         on_traced=lambda: world.events.append("traced"),
         on_warm=lambda: world.events.append("warm"),
         on_iter=lambda row, _steps: rows.append(row),
+        on_epoch=on_epoch,
     )
     return rows
 
@@ -75,13 +84,64 @@ class Coordinator(World):
         return [replace(steps, worker=clock) for clock in clocks]
 
 
+def planned(schedule: Schedule) -> list[tuple[int, bool, int | None]]:
+    return [(call.num_batches, call.warmup, call.epoch) for call in schedule.calls()]
+
+
 SCHEDULE = Schedule(num_warmup_batches=6, num_batches_per_iter=4, num_iters=2)
 
 
 def test_the_first_step_traces_alone_and_warm_up_keeps_its_count() -> None:
-    assert list(SCHEDULE.calls()) == [(1, True), (4, True), (1, True), (4, False), (4, False)]
+    assert planned(SCHEDULE) == [(1, True, None), (4, True, None), (1, True, None), (4, False, None), (4, False, None)]
     assert SCHEDULE.num_batches == 14
-    assert list(Schedule(num_warmup_batches=1, num_batches_per_iter=9, num_iters=1).calls()) == [(1, True), (9, False)]
+    shortest = Schedule(num_warmup_batches=1, num_batches_per_iter=9, num_iters=1)
+    assert planned(shortest) == [(1, True, None), (9, False, None)]
+
+
+def test_every_epoch_ends_with_a_call_of_its_own_and_warm_up_belongs_to_the_first() -> None:
+    schedule = Schedule.of_epochs(3, 4, [8, 16, 23])
+    assert planned(schedule) == [
+        *[(1, True, None), (2, True, None)],
+        *[(4, False, None), (1, False, 1)],
+        *[(4, False, None), (4, False, 2)],
+        *[(4, False, None), (3, False, 3)],
+    ]
+    assert (schedule.num_iters, schedule.num_batches) == (6, 23)
+    assert sum(call.num_batches for call in schedule.calls()) == 23
+
+
+def test_an_epoch_that_is_all_warm_up_is_refused() -> None:
+    assert Schedule.of_epochs(7, 4, [8]).num_iters == 1
+    with pytest.raises(UsageError, match="--num-warmup-batches 8 leaves no timed step of the first epoch, which has 8"):
+        Schedule.of_epochs(8, 4, [8, 16])
+
+
+def test_training_time_is_that_of_the_calls_but_the_first_and_of_no_evaluation() -> None:
+    world = World()
+    rows = measured(world, Schedule.of_epochs(3, 4, [8, 16]))
+    told = [event for event in world.events if event.startswith("epoch")]
+    assert told == ["epoch 1 after 0.07 s", "epoch 2 after 0.15 s"]
+    assert sum(row["duration_s"] for row in rows[1:]) == pytest.approx(0.15)
+    assert world.events[-1] == told[1]
+
+
+def test_a_training_stops_where_it_is_told_to() -> None:
+    world = World()
+    rows = measured(world, Schedule.of_epochs(1, 4, [5, 9, 13]), stop_after=2)
+    assert [row["num_batches"] for row in rows] == [1, 4, 4]
+    assert world.events[-1] == "epoch 2 after 0.08 s"
+
+
+def test_others_have_performed_every_step_of_an_epoch_before_its_evaluation() -> None:
+    world = Coordinator()
+    measured(world, Schedule.of_epochs(1, 1, [4, 6]))
+    kept = [event for event in world.events if event.startswith(("run", "read", "epoch"))]
+    assert kept == [
+        *["run 1", "read 0", "run 1", "run 1", "run 1", "read 1", "read 2", "read 3"],
+        # The device works when it is waited for and again while it is read; nobody waits between the calls.
+        "epoch 1 after 0.045 s",
+        *["run 1", "run 1", "read 4", "read 5", "epoch 2 after 0.075 s"],
+    ]
 
 
 def test_every_iteration_is_kept_with_its_own_time() -> None:

@@ -160,6 +160,9 @@ def test_the_whole_configuration_is_kept() -> None:
         "devices_per_worker": 1,
         "intra_op_threads": CORES,
         "inter_op_threads": CORES,
+        "lr": 0.01,
+        "num_batches_per_iter": 10,
+        "num_iters": 10,
     }
     assert fields("--seed=7")["config"] == RunConfig().as_dict() | decided
 
