@@ -67,11 +67,11 @@ def digest(path: Path) -> str:
 
 
 def load_weights(model: Any, path: Path, *, name: str, head: int, base_only: bool) -> str | None:
-    """Gives a Keras model the weights of a file; with `base_only` all but its `head` last layers, which then stay as they
-    are, whatever the file has for them, and what is returned says so.
+    """Gives a Keras model the weights of a file; with `base_only` all but its `head` last layers, which then stay as
+    they are, whatever the file has for them, and what is returned says so.
 
-    Raises UsageError for a file of another model than ours, which is called `name`, and EnvironmentFault for a file that
-    is damaged or does more than hold weights.
+    Raises UsageError for a file of another model than ours, which is called `name`, and EnvironmentFault for a file
+    that is damaged or does more than hold weights.
     """
     layers = list(layers_with_weights(model))
     if sum(len(_own(layer)) for _, layer in layers) != len(model.weights):

@@ -112,7 +112,7 @@ def test_a_damaged_file_ends_a_run_with_one_line_and_leaves_nothing(benchmark: B
         (["--freeze=head"], "--freeze is 'head': give base"),
         (
             ["--freeze=base", "--phase=forward"],
-            "--freeze has no effect with --phase forward, in which no weights change",
+            "--freeze has no effect with --phase forward, in which no",
         ),
         (["--classes=0"], "is a single class"),
         (["--num-train-samples=0"], "--num-train-samples is 0"),
