@@ -133,8 +133,8 @@ def test_in_the_forward_phase_no_winner_is_asked_what_it_learns(tmp_path: Path) 
     )
     assert "asynchronous" not in sentence
     assert "--dataset synthetic --batch-size 64 --phase forward --num-batches-per-iter 10" in sentence
-    add_run(tmp_path / "alone", phase="forward", optimizer=None, learning_rate=None)
-    assert "single x1 infers 640 images/s" in " ".join(sentences(compared(tmp_path / "alone"), 0.8))
+    runs(tmp_path / "alone", "mwms", 2, [3000], **nothing)
+    assert "mwms x2 infers 3,000 images/s" in " ".join(sentences(compared(tmp_path / "alone"), 0.8))
 
 
 def test_parameter_servers_cost_resources(tmp_path: Path) -> None:

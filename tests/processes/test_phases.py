@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from bench.evidence import Evidence
+from bench import frameworks
+from bench.evidence import Evidence, digest
+from bench.workloads import MODELS, build_model
 from results.schema import RUNS
 from tests.benchmark import BOUND_S, ROOT, Benchmark, clean_environment
 
@@ -27,11 +29,14 @@ PLACES = {
 }
 
 OPTIMIZERS = {"nesterov": ("ps",), "adamw": ("mwms", "horovod", "ps")}
-"""With all that the others do as well: averages, decay, a division; tests/test_optimizers.py takes all of them to several
-devices of one process. Under ps, other processes hold what an optimizer remembers."""
+"""With all that the others do as well: averages, decay, a division; tests/test_optimizers.py takes all of them to
+several devices of one process. Under ps, other processes hold what an optimizer remembers."""
 
-TOLERANCES = {"nesterov": 1e-5, "adamw": 1e-4}
-"""tests/test_optimizers.py says why."""
+TOLERANCES = {"ps": 1e-5, "mwms": 1e-2, "horovod": 1e-2}
+"""Of the change of all weights together. One worker of ps computes what `single` does; two devices round otherwise, and
+that moves a weight of adamw whose gradient is nothing but rounding as far as any other. A part p of such weights makes
+sqrt(p): some hundred of the 62,346, of units that are hardly ever active. tests/test_optimizers.py has a model without
+such units, and is stricter."""
 
 EIGHT_STEPS = ["--num-batches-per-iter=7", "--num-iters=1", "--evidence"]
 FORWARD = ["--phase=forward", "--num-iters=4"]
@@ -72,12 +77,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Benchmark]:
     return found
 
 
-def trained(run: Benchmark) -> tuple[np.ndarray, list[np.ndarray], set[int]]:
+def initial_weights() -> list[np.ndarray]:
+    frameworks.load()
+    return [variable.numpy() for variable in build_model(MODELS["mnist_cnn"], seed=1).trainable_variables]
+
+
+def flat(weights: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([weight.ravel() for weight in weights])
+
+
+def trained(run: Benchmark) -> tuple[np.ndarray, np.ndarray, set[int]]:
     """Losses [steps] of the global batches, rank 0's or the servers' weights, and how often they were changed."""
     ranks = Evidence.load(run.results.parent / "evidence")
-    names = sorted(name for name in ranks[0] if name.startswith("weights_"))
+    names = [f"weights_{index}" for index in range(6)]
     losses = np.mean([rank["losses"] for rank in ranks], axis=0)
-    return losses, [ranks[0][name] for name in names], {int(rank["updates"]) for rank in ranks}
+    return losses, flat(ranks[0][name] for name in names), {int(rank["updates"]) for rank in ranks}
 
 
 @pytest.mark.parametrize(("name", "place"), [(name, place) for name, places in OPTIMIZERS.items() for place in places])
@@ -86,8 +100,7 @@ def test_an_optimizer_trains_what_it_trains_on_one_device(made: Mapping[str, Ben
     wanted, theirs, _ = trained(made[f"{name} single"])
     assert updates == {8}
     assert np.allclose(losses, wanted, rtol=1e-5)
-    for mine, its in zip(weights, theirs, strict=True):
-        assert np.abs(mine - its).max() <= TOLERANCES[name] * np.abs(its).max()
+    assert np.linalg.norm(weights - theirs) <= TOLERANCES[place] * np.linalg.norm(theirs - flat(initial_weights()))
     row = made[f"{name} {place}"].only_run()
     assert (row["phase"], row["optimizer"]) == ("train", name)
     assert row["learning_rate"] == {"nesterov": 0.01, "adamw": 0.001}[name]
@@ -113,9 +126,8 @@ def test_a_forward_run_says_what_it_has_not(made: Mapping[str, Benchmark], place
     reasons: dict[str, Any] = dict(row["null_reasons"])
     assert lacking - {"error", "failed_rank", "failed_phase"} <= reasons.keys()
     assert reasons["actual_all_reduce"] == "the forward phase exchanges no gradients"
-    digests = {digest for each in made[f"forward {place}"].table("ranks")["weight_digests"] for digest in each or ()}
-    initial = {digest for each in made["forward fp32"].table("ranks")["weight_digests"] for digest in each}
-    assert digests == (set() if place == "ps" else initial)
+    ranks = made[f"forward {place}"].table("ranks")["weight_digests"].dropna()
+    assert {each for several in ranks for each in several} == (set() if place == "ps" else {digest(initial_weights())})
 
 
 def test_workers_that_share_servers_and_scale_their_losses_learn(made: Mapping[str, Benchmark]) -> None:
