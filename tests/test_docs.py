@@ -124,8 +124,8 @@ def test_every_strategy_and_exit_code_is_explained() -> None:
 
 def test_columns_named_in_the_docs_exist() -> None:
     columns = {column.name for table in TABLES.values() for column in table}
-    text = (ROOT / "docs" / "metrics.md").read_text()
-    for table, name in re.findall(r"`(runs|ranks|iters|telemetry)\.(\w+)`", text + README):
+    text = "".join((ROOT / "docs" / name).read_text() for name in ("metrics.md", "convergence.md"))
+    for table, name in re.findall(r"`(runs|ranks|iters|telemetry|evals)\.(\w+)`", text + README):
         assert name in {column.name for column in TABLES[table]}
     for name in re.findall(r"^\| `(\w+)`", text, re.M):
         assert name in columns | {"images_per_s", "images_per_s_per_device"}
