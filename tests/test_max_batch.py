@@ -13,6 +13,7 @@ from bench import max_batch
 from bench.config import parse
 from bench.errors import UsageError
 from bench.max_batch import does_not_fit, find, search, words
+from bench.supervise import _NO_MEMORY
 from jobs.cluster import ClusterEnv
 
 
@@ -76,6 +77,7 @@ def test_the_answer_is_within_an_eighth_and_no_batch_is_tried_twice() -> None:
         ("oom", "ResourceExhaustedError: OOM when allocating", True),
         ("lost", "was killed by SIGKILL (the kernel does so when memory runs out)", True),
         ("lost", "was killed by SIGABRT; its last line: what():  std::bad_alloc", True),
+        ("lost", "was killed by SIGSEGV; its last line: Allocator (mklcpu) ran out of memory trying to", True),
         ("lost", "was killed by SIGSEGV", False),
         ("failed", "loss is nan", False),
         ("timeout", "not finished", False),
@@ -84,6 +86,19 @@ def test_the_answer_is_within_an_eighth_and_no_batch_is_tried_twice() -> None:
 )
 def test_what_counts_as_too_large(status: str | None, error: str | None, out_of_memory: bool) -> None:
     assert does_not_fit(status, error) is out_of_memory
+
+
+def test_tensorflows_warning_is_known() -> None:
+    said = (
+        b"W0000 0.1 7 bfc_allocator.cc:502] Allocator (mklcpu) ran out of memory trying to allocate 8.00MiB (rounded to"
+    )
+    found = _NO_MEMORY.search(said)
+    assert found is not None
+    assert does_not_fit("lost", f"was killed by SIGSEGV; its last line: {found[0].decode()}")
+    # cuDNN looks for a faster algorithm with more scratch, and goes on without.
+    assert not _NO_MEMORY.search(
+        said + b" 8) with freed_by_count=0. The caller indicates that this is not a failure, but"
+    )
 
 
 def test_a_trial_is_what_was_asked_for_with_few_steps() -> None:

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.processes
 
 WITHIN = 0.25
 FEW = ("--num-warmup-batches=2", "--num-batches-per-iter=2", "--num-iters=1", "--device=cpu", "--telemetry-period=0")
-CASES = [("mnist_cnn", 64), ("mnist_cnn", 256), ("mnist_cnn", 1024), ("vgg16", 1), ("vgg16", 2), ("vgg16", 4)]
-WITH_PEAK = ("mnist_cnn", 256)
+CASES = [("mnist_cnn", 64), ("mnist_cnn", 1024), ("vgg16", 1), ("vgg16", 2), ("vgg16", 4)]
+WITH_PEAK = ("mnist_cnn", 1024)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_timed_matrix_product_gives_the_peak_that_mfu_counts_from(runs: pd.Dat
 
 
 def test_trials_that_run_out_of_memory_are_recorded_as_such(benchmark: Benchmark) -> None:
-    """TensorFlow's allocator on the CPU may be given a limit; what it then raises is what a full GPU raises."""
+    """TensorFlow's allocator on the CPU can be given a limit; then it says what it says of a full GPU."""
     flags = [flag for flag in benchmark.command()[3:] if not flag.startswith("--num-")]
     done = subprocess.run(
         [
@@ -102,7 +102,10 @@ def test_trials_that_run_out_of_memory_are_recorded_as_such(benchmark: Benchmark
     recorded = benchmark.table("runs").set_index("run_id")
     for trial in found["trials"]:
         row = recorded.loc[trial["run_id"]]
-        assert (row["status"], row["batch_per_device"]) == ("ok" if trial["fits"] else "oom", trial["batch_per_device"])
+        # Where TensorFlow's operations on the CPU crash for want of memory, its warning tells why.
+        assert row["status"] in (("ok",) if trial["fits"] else ("oom", "lost"))
+        assert row["batch_per_device"] == trial["batch_per_device"]
+        assert trial["fits"] or "OOM when allocating" in trial["error"] or "ran out of memory" in trial["error"]
         assert row["experiment"] == "find-max-batch"
         assert trial["fits"] == (trial["batch_per_device"] <= good)
     assert len(found["trials"]) == len(recorded)
