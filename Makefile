@@ -45,6 +45,7 @@ perf: setup
 	$(PY) -m tests.perf.gate
 	$(PY) -m tests.perf.change_points
 	$(PY) -m tests.perf.freezing
+	$(PY) -m tests.perf.memory
 
 # Every fault under every strategy; writes the table of docs/faults.md anew.
 faults: setup

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -32,6 +33,18 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
     assert run["compute_share"] == pytest.approx(0.5)
     assert run["peak_rss_bytes"] == 2**30
     assert run["startup_time_s"] == 3.0
+
+
+def test_mfu_is_what_the_model_takes_of_what_the_device_can(tmp_path: Path) -> None:
+    known = {"num_devices": 2, "num_processes": 2, "batch_per_device": 10, "flops_per_image": 1_000_000}
+    add_run(tmp_path, [0.1, 0.1], **known, phase="train", peak_flops_per_s=1e9, predicted_mem_bytes=7)
+    add_run(tmp_path, [0.1, 0.1], **known, phase="forward", peak_flops_per_s=1e9)
+    add_run(tmp_path, [0.1, 0.1], **known, phase="train")
+    runs = Results(Selection(results_dir=(str(tmp_path),))).runs
+    # 100 images/s and device, 3 MFLOP each where they are trained.
+    assert runs["mfu"][:2].tolist() == pytest.approx([0.3, 0.1])
+    assert pd.isna(runs["mfu"][2])
+    assert runs["predicted_mem_bytes"][0] == 7
 
 
 def test_every_rank_counts_in_the_window_and_images_are_counted_once(tmp_path: Path) -> None:
