@@ -159,8 +159,15 @@ def workload(
     """
     from strategies.base import HeldOut, Workload
 
-    shape = {"image_size": image_size, "num_classes": num_classes}
-    spec = check(model, dataset, data_dir, **shape, classes=classes, num_train_samples=num_train_samples)
+    spec = check(
+        model,
+        dataset,
+        data_dir,
+        image_size=image_size,
+        num_classes=num_classes,
+        classes=classes,
+        num_train_samples=num_train_samples,
+    )
     chosen = _trained_classes(spec, dataset, data_dir, classes)
     opened = partial(open_source, dataset, data_dir, spec.input_shape, seed, classes=chosen)
     data = opened(split, cache=cache, provable=provable, count=num_train_samples)
