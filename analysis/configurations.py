@@ -73,7 +73,11 @@ class Configuration:
         trained = f", {optimizer}" if optimizer not in (None, "sgd") else ""
         precision = f", {setup['precision']}" if setup["precision"] != "fp32" else ""
         xla = ", XLA" if setup["xla"] else ""
-        return f"{setup['model']} on {setup['dataset']}{forward}{trained}{precision}{xla}, {batch}{cores}"
+        frozen = f", --freeze {setup['freeze']}" if setup["freeze"] else ""
+        classes = f" {setup['classes']}" if setup["classes"] else ""
+        return (
+            f"{setup['model']}{frozen} on {setup['dataset']}{classes}{forward}{trained}{precision}{xla}, {batch}{cores}"
+        )
 
     @cached_property
     def name(self) -> str:

@@ -157,7 +157,8 @@ def _fastest(measured: Sequence[Standing]) -> tuple[list[str], Standing | None]:
         only = _best(most.values())
         speed = number(rate(only.configuration))
         alone = "no other strategy was measured with the same devices"
-        return [f"{short(only.configuration)} trains {speed} images/s; {alone}."], only
+        does = "infers" if only.configuration.setup["phase"] == "forward" else "trains"
+        return [f"{short(only.configuration)} {does} {speed} images/s; {alone}."], only
     ranked = sorted(shared[max(shared)].values(), key=lambda one: -rate(one.configuration))
     return [_lead(ranked)], ranked[0]
 

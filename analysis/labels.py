@@ -14,6 +14,9 @@ from results.schema import COMPARABLE_FIELDS
 _PLACEMENT = {"num_nodes": "node", "num_processes": "process"}
 """Counts that grow with the devices: told as devices a node or process, or every point would be a line of its own."""
 
+_DIGESTS = {"weights", "data_digest"}
+"""Told by their first eight letters."""
+
 _TOLD = {"strategy", "requested_all_reduce", "exchange", "num_devices", "num_ps", "scaling"}
 """In the series or the devices of every row."""
 
@@ -66,4 +69,5 @@ def _words(one: Configuration, fields: Sequence[str]) -> list[str]:
         else f"{name} unknown"
         for name in placed
     ]
-    return words + [f"{name}={setup[name]}" for name in fields if name not in _PLACEMENT]
+    shown = {name: str(setup[name])[: 8 if name in _DIGESTS else None] for name in fields}
+    return words + [f"{name}={shown[name]}" for name in fields if name not in _PLACEMENT]

@@ -67,7 +67,7 @@ class WorkloadConfig:
     model's order, where models inside it are looked into. None trains every layer."""
     weights: Path | None = None
     """File of the weights to begin with [path]: a .weights.h5 or .keras that Keras has written of this model. With
-    --freeze base the head may differ and then begins at random. None begins at random."""
+    --freeze base it gives the base alone, and the classifier head begins at random. None begins at random."""
     seed: int = 1
     """Seed of weights, dropout, synthetic images and sample order."""
     find_max_batch: FlagCreatePairsOff[bool] = False
@@ -262,6 +262,7 @@ class RunConfig:
         training = {each.name for each in dataclasses.fields(TrainingConfig)} - {"phase"}
         for group, only, why in (
             (self.exchange, OF_GRADIENTS, "no gradients are exchanged"),
+            (self.workload, {"freeze"}, "no weights change"),
             (self.training, training, "no weights change"),
             (self.output, {"evidence"}, "there is no training to prove"),
         ):

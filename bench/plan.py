@@ -242,8 +242,6 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
     )
     check_freeze(job.freeze)
     check_weights(job.weights)
-    if training.phase == "forward" and job.freeze is not None:
-        raise UsageError("--freeze is of a training, and --phase forward trains nothing: leave it out")
     if resolve_cache(job.dataset, job.cache) == "disk" and strategy.no_disk_cache:
         raise UsageError(f"--cache disk cannot work under strategy {strategy.name!r}: {strategy.no_disk_cache}")
     _check_training(training, strategy)

@@ -51,7 +51,7 @@ class Options:
     """Training images of these classes in all [images]."""
     seeds: int = 3
     """Repeats, each with weights, images and orders of its own: seeds 1, 2, ..."""
-    pretrain_epochs: int = 5
+    pretrain_epochs: int = 10
     """Passes over the images of the pre-training [epochs]."""
     epochs: int = 20
     """Passes over the few images, both from scratch and transferred [epochs]."""

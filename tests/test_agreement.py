@@ -9,7 +9,7 @@ from bench.errors import EnvironmentFault, UsageError
 
 
 def said(**fields: Any) -> dict[str, Any]:
-    return {"hostname": "a", "settings": "s", "versions": {"Keras": "3"}, "gpus": [], **fields}
+    return {"hostname": "a", "settings": "s", "versions": {"Keras": "3"}, "weights": None, "gpus": [], **fields}
 
 
 def test_ranks_of_one_kind_pass() -> None:

@@ -74,6 +74,7 @@ HEAVY = "{'tensorflow', 'keras', 'pandas', 'pyarrow', 'duckdb', 'matplotlib', 'p
         "from bench.run import main; main(['--strategy=mwms', '--num-workers=2', '--dry-run', '--device=cpu'])",
         "from jobs.sweep import main; main(['--help'])",
         "from bench.verify import main; main(['--help'])",
+        "from bench.transfer import main; main(['--help'])",
         "from bench.doctor import main; main(['--help'])",
         "from results.check import main; main(['--help'])",
         "from results.compact import main; main(['--help'])",

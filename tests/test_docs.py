@@ -23,12 +23,13 @@ from tests.synthetic_store import START, add_run
 
 CLUSTER = ROOT / "docs" / "cluster.md"  # whose commands tests/slurm/test_docs.py runs
 ANALYSIS = ROOT / "docs" / "analysis.md"  # whose commands want more runs than there is time to measure
+TRANSFER = ROOT / "docs" / "transfer.md"  # whose commands tests/processes/test_transfer.py runs
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text()
 
 
 def commands() -> list[str]:
-    return [line for path in DOCS if path not in (CLUSTER, ANALYSIS) for line in commands_of(path)]
+    return [line for path in DOCS if path not in (CLUSTER, ANALYSIS, TRANSFER) for line in commands_of(path)]
 
 
 def commands_of(path: Path) -> list[str]:

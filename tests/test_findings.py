@@ -123,6 +123,20 @@ def test_an_asynchronous_winner_is_named_as_one(tmp_path: Path) -> None:
     )
 
 
+def test_in_the_forward_phase_no_winner_is_asked_what_it_learns(tmp_path: Path) -> None:
+    nothing = {"phase": "forward", "optimizer": None, "learning_rate": None, "synchronous": None}
+    runs(tmp_path, "ps", 2, [4000, 4010, 3990], **nothing)
+    runs(tmp_path, "mwms", 2, [3000, 3010, 2990], **nothing)
+    (sentence,) = sentences(compared(tmp_path), 0.8)
+    assert sentence.startswith(
+        "mnist_cnn on synthetic, forward, 64 images a device, 1 core a device: ps is the fastest"
+    )
+    assert "asynchronous" not in sentence
+    assert "--dataset synthetic --batch-size 64 --phase forward --num-batches-per-iter 10" in sentence
+    runs(tmp_path / "alone", "mwms", 2, [3000], **nothing)
+    assert "mwms x2 infers 3,000 images/s" in " ".join(sentences(compared(tmp_path / "alone"), 0.8))
+
+
 def test_parameter_servers_cost_resources(tmp_path: Path) -> None:
     runs(tmp_path, "single", 1, [2000])
     runs(tmp_path, "ps", 4, [8000], num_ps=1, synchronous=False)

@@ -35,6 +35,7 @@ def test_a_run_prints_what_reframe_and_tf_cnn_benchmarks_match(
     print_summary(SUMMARY, as_json=True)
     out = capsys.readouterr().out
     assert re.search(r"^Model: mnist_cnn$", out, re.M)
+    assert "Phase" not in out
     assert re.search(r"^Batch size: 32$", out, re.M)
     assert re.search(r"^Number of CPUs: 2$", out, re.M)
     assert re.search(r"^Iter #3: 1280\.0 img/sec per CPU$", out, re.M)
@@ -48,6 +49,20 @@ def test_a_run_prints_what_reframe_and_tf_cnn_benchmarks_match(
     assert logged[0]["value"] == 2468.94
     assert set(logged[0]) == {"namespace", "time_ms", "event_type", "key", "value", "metadata"}
     assert json.loads(out.splitlines()[-1]) == SUMMARY
+
+
+def test_a_forward_run_says_so_and_prints_the_same_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, [])
+    plans = [plan_launch(parse(flags), None, Gpus({}), {}).plan for flags in ([], ["--phase=forward"])]
+    said = []
+    for plan in plans:
+        print_header(plan)
+        print_iter(plan, {"num_batches": 10, "duration_s": 0.25}, 3)
+        said.append(capsys.readouterr().out.splitlines())
+    assert [line for line in said[1] if line != "Phase: forward"] == said[0]
+    assert "Phase: forward" in said[1]
 
 
 def test_on_gpus_the_lines_say_gpu(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,10 @@ from bench.errors import BenchError, EnvironmentFault, UsageError
 from bench.launch_plan import LaunchPlan, plan_launch
 from bench.plan import make_strategy
 from bench.telemetry import Gpus
+from bench.workloads.optimizers import OPTIMIZERS
 from jobs.cluster import ClusterEnv, Task
 from results.schema import RUNS
+from strategies import STRATEGIES
 from tests.emulated_nvml import H200, install
 
 CORES = len(os.sched_getaffinity(0))
@@ -165,6 +167,34 @@ def test_the_whole_configuration_is_kept() -> None:
         "num_iters": 10,
     }
     assert fields("--seed=7")["config"] == RunConfig().as_dict() | decided
+
+
+def test_each_optimizer_has_a_learning_rate_of_its_own() -> None:
+    rates = {name: fields(f"--optimizer={name}")["learning_rate"] for name in OPTIMIZERS}
+    assert rates == dict.fromkeys(("sgd", "momentum", "nesterov"), 0.01) | dict.fromkeys(
+        ("adam", "adamw", "rmsprop"), 0.001
+    )
+    row = fields("--optimizer=adam", "--lr=0.5")
+    assert (row["phase"], row["optimizer"], row["learning_rate"], row["config"]["lr"]) == ("train", "adam", 0.5, 0.5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_forward_run_has_nothing_of_a_training(strategy: str) -> None:
+    row = fields("--phase=forward", f"--strategy={strategy}")
+    for name in ("synchronous", "requested_all_reduce", "optimizer", "learning_rate"):
+        assert row[name] is None, name
+    assert (row["phase"], row["num_batches_per_iter"], row["label"]) == (
+        "forward",
+        1,
+        f"{strategy} mnist_cnn x1 forward",
+    )
+    assert (row["config"]["optimizer"], row["config"]["lr"], row["config"]["num_batches_per_iter"]) == (None, None, 1)
+    assert fields("--phase=forward", "--num-batches-per-iter=7")["num_batches_per_iter"] == 7
+
+
+def test_what_is_trained_must_be_the_same_on_every_rank() -> None:
+    prints = {planned(*flags).plan.fingerprint() for flags in ([], ["--lr=0.5"], ["--phase=forward"])}
+    assert len(prints) == 3
 
 
 def test_a_parameter_server_job_has_roles_by_rank() -> None:

@@ -144,6 +144,36 @@ def test_exposed_communication_is_what_the_exchange_adds(tmp_path: Path) -> None
     assert standing(tmp_path, strategy="ps").exposed is None  # it waits for nobody
 
 
+def test_forward_runs_stand_against_forward_runs_and_exchange_nothing(tmp_path: Path) -> None:
+    processes = {"num_processes": 2, "num_devices": 2}
+    nothing = {"optimizer": None, "learning_rate": None, "synchronous": None, "gradient_bytes": None}
+    add_run(tmp_path, [0.1])
+    add_run(tmp_path, [0.02], phase="forward", **nothing)
+    add_run(tmp_path, [0.02], phase="forward", strategy="independent", **processes, **nothing)
+    add_run(tmp_path, [0.125], strategy="mwms", **processes)
+    add_run(tmp_path, [0.025], phase="forward", strategy="mwms", **processes, **nothing)
+    trained, inferred = (standing(tmp_path, strategy="mwms", phase=phase) for phase in ("train", "forward"))
+    for one in (trained, inferred):
+        assert one.efficiency is not None
+        assert one.efficiency.value == pytest.approx(0.8)
+    assert inferred.base is not None
+    assert inferred.base.setup["phase"] == "forward"
+    assert (inferred.exposed, inferred.bus_gb_per_s) == (None, None)
+    assert inferred.configuration.workload.startswith("mnist_cnn on synthetic, forward, 64 images a device")
+    assert inferred.configuration.name == "mwms x2 mnist_cnn forward"
+    assert "forward" not in trained.configuration.workload
+
+
+def test_an_optimizer_has_base_cases_of_its_own_and_is_named(tmp_path: Path) -> None:
+    add_run(tmp_path, [0.1])
+    add_run(tmp_path, [0.2], optimizer="adam", learning_rate=0.001)
+    add_run(tmp_path, [0.25], strategy="mirrored", num_devices=2, optimizer="adam", learning_rate=0.002)
+    adam = standing(tmp_path, strategy="mirrored")
+    assert adam.efficiency is not None
+    assert adam.efficiency.value == pytest.approx(0.8)
+    assert adam.configuration.workload.startswith("mnist_cnn on synthetic, adam, 64 images")
+
+
 def test_parameter_servers_count_as_resources(tmp_path: Path) -> None:
     add_run(tmp_path, [0.1])
     add_run(tmp_path, [0.125], strategy="ps", num_processes=5, num_devices=4, num_ps=1, synchronous=False)

@@ -59,6 +59,43 @@ def test_the_figures_of_a_run() -> None:
     assert (figures["startup_time_s"], figures["peak_rss_bytes"], figures["framework_peak_mem_bytes"]) == (3.0, 7, 2)
 
 
+def forward(*batches: tuple[int, float], phase: str = "forward") -> dict[str, object]:
+    """The figures of a run whose two ranks each inferred so many batches in so many s, again and again."""
+    run = {"status": "ok", "global_batch": 32, "batch_per_device": 16, "num_devices": 2, "phase": phase}
+    ranks = [{"rank": rank, "num_devices": 1} for rank in range(2)]
+    rows = [row(rank, index, index, s) | {"num_batches": n} for rank in (0, 1) for index, (n, s) in enumerate(batches)]
+    return summarise({"runs": [run], "ranks": ranks, "iters": rows, "telemetry": []})
+
+
+def test_latencies_are_those_of_every_batch() -> None:
+    figures = forward((1, 0.1), (1, 0.2), (1, 0.6))
+    assert figures["latency_p50_s"] == pytest.approx(0.2)
+    assert figures["latency_p90_s"] == pytest.approx(0.6)
+    # Every batch of every rank counts, not a step's slowest alone.
+    uneven = [row(0, 0, 0.0, 0.1) | {"num_batches": 1}, row(1, 0, 0.0, 0.3) | {"num_batches": 1}]
+    run = {"status": "ok", "global_batch": 32, "batch_per_device": 16, "num_devices": 2, "phase": "forward"}
+    ranks = [{"rank": rank, "num_devices": 1} for rank in range(2)]
+    found = summarise({"runs": [run], "ranks": ranks, "iters": uneven, "telemetry": []})
+    assert (found["latency_p50_s"], found["step_time_p50_s"]) == (pytest.approx(0.2), pytest.approx(0.3))
+
+
+def test_there_is_no_latency_of_several_batches_nor_of_training() -> None:
+    for figures in (forward((2, 0.1), (2, 0.2)), forward((1, 0.1), phase="train")):
+        assert figures["images_per_s"] is not None
+        assert [figures[f"latency_p{percent}_s"] for percent in (50, 90, 95, 99)] == [None] * 4
+
+
+def test_a_share_leaves_out_iterations_in_which_it_could_not_be_measured() -> None:
+    run = {"status": "ok", "global_batch": 32, "batch_per_device": 16, "num_devices": 2}
+    ranks = [{"rank": rank, "num_devices": 1} for rank in range(2)]
+    unknown = [each | {"data_wait_s": None} for each in TIMED]
+    share = [
+        summarise({"runs": [run], "ranks": ranks, "iters": iters, "telemetry": []})["data_wait_share"]
+        for iters in ([TIMED[0], *unknown[1:]], unknown)
+    ]
+    assert share == [pytest.approx(0.25), None]
+
+
 def test_a_failed_run_has_no_figures() -> None:
     run = {"status": "failed", "global_batch": 32, "num_devices": 2}
     figures = summarise({"runs": [run], "ranks": [], "iters": TIMED, "telemetry": []})

@@ -98,7 +98,11 @@ def test_images_that_would_not_fit_into_memory_are_refused() -> None:
 @pytest.mark.parametrize(
     ("model", "dataset", "message"),
     [
-        ("mnist_cn", "synthetic", "unknown model 'mnist_cn'. Did you mean 'mnist_cnn'? Valid: cifar_cnn, mnist_cnn"),
+        (
+            "mnist_cn",
+            "synthetic",
+            "unknown model 'mnist_cn'. Did you mean 'mnist_cnn'? Valid: cifar_cnn, digits_cnn",
+        ),
         ("mnist_cnn", "digit", "unknown dataset 'digit'. Did you mean 'digits'? Valid: cifar10, digits"),
     ],
 )

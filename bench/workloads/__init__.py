@@ -118,7 +118,7 @@ def _begin(built: Any, spec: ModelSpec, *, name: str, weights: Path | None, free
     """Gives a model the weights of a file and freezes layers, as asked for; what a user should know of that."""
     note = None
     if weights is not None:
-        note = load_weights(built, weights, name=name, head=spec.head, head_may_differ=freeze == BASE)
+        note = load_weights(built, weights, name=name, head=spec.head, base_only=freeze == BASE)
     if freeze is not None:
         freeze_layers(built, freeze, name=name, head=spec.head)
     return note

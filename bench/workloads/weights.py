@@ -20,13 +20,14 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.config import MODEL_FILES
 from bench.errors import BenchError, EnvironmentFault, UsageError, gist
 from bench.workloads.freezing import layers_with_weights, named_layers
 
 if TYPE_CHECKING:
     import h5py
 
-H5, ARCHIVE = ".weights.h5", ".keras"
+H5, ARCHIVE = MODEL_FILES
 _MEMBER = "model.weights.h5"
 """Where an archive keeps its weights."""
 
@@ -65,12 +66,12 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def load_weights(model: Any, path: Path, *, name: str, head: int, head_may_differ: bool) -> str | None:
-    """Gives a Keras model the weights of a file.
+def load_weights(model: Any, path: Path, *, name: str, head: int, base_only: bool) -> str | None:
+    """Gives a Keras model the weights of a file; with `base_only` all but its `head` last layers, which then stay as
+    they are, whatever the file has for them, and what is returned says so.
 
-    Where the `head` last layers may differ from the file's and do, they stay as they are, all of them, and what is
-    returned says so. Raises UsageError for a file of another model than ours, which is called `name`, and
-    EnvironmentFault for a file that is damaged or does more than hold weights.
+    Raises UsageError for a file of another model than ours, which is called `name`, and EnvironmentFault for a file
+    that is damaged or does more than hold weights.
     """
     layers = list(layers_with_weights(model))
     if sum(len(_own(layer)) for _, layer in layers) != len(model.weights):
@@ -83,21 +84,21 @@ def load_weights(model: Any, path: Path, *, name: str, head: int, head_may_diffe
         misfits |= {at: f"the file has layer {_short(at)}, which the model lacks" for at in unknown}
         of_head = {*last, *(at for at in unknown if _kind(at) in map(_kind, last))}
         of_base = [why for at, why in misfits.items() if at not in of_head]
-        if of_base or (misfits and not head_may_differ):
+        if of_base or (misfits and not base_only):
             raise UsageError(_refusal(path, name, of_base or [*misfits.values()], only_head=not of_base))
         for at, layer in layers:
-            if not misfits or at not in last:
+            if not (base_only and at in last):
                 layer.load_own_variables(stored.arrays(at, layer))
-    if not misfits:
+    if not base_only:
         return None
     random = ", ".join(map(_short, last))
-    return f"Weights: {path.name} has another classifier head than {name}, whose own begins at random: {random}"
+    return f"Weights: the base of {name} is that of {path.name}, its classifier head begins at random: {random}"
 
 
 def _refusal(path: Path, name: str, misfits: Sequence[str], *, only_head: bool) -> str:
     more = f" (and {len(misfits) - 1} more)" if misfits[1:] else ""
     remedy = (
-        "the classifier head alone differs; --freeze base loads the rest and lets the head begin at random"
+        "the classifier head alone differs; --freeze base loads all but the head, which begins at random"
         if only_head
         else "give a file that this model wrote, or the --model that wrote this one"
     )

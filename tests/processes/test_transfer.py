@@ -79,7 +79,7 @@ def test_workers_freeze_alike_and_leave_a_head_of_other_classes_alone(benchmark:
     flags = ("--strategy=mwms", "--num-workers=2", "--dataset=digits", f"--weights={tmp_path / 'seven.weights.h5'}")
     done = benchmark.run(*flags, "--freeze=base")
     assert done.returncode == 0, done.stderr
-    told = "Weights: seven.weights.h5 has another classifier head than mnist_cnn, whose own begins at random: dense"
+    told = "Weights: the base of mnist_cnn is that of seven.weights.h5, its classifier head begins at random: dense"
     assert done.stdout.splitlines().count(told) == 1
     run = benchmark.only_run()
     assert (run["trainable_params"], run["gradient_bytes"], run["num_params"]) == (10_250, 41_000, 62_346)
@@ -90,7 +90,7 @@ def test_workers_freeze_alike_and_leave_a_head_of_other_classes_alone(benchmark:
     done = Benchmark(tmp_path / "refused").run(*flags)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "the classifier head alone differs; --freeze base loads the rest" in done.stderr
+    assert "the classifier head alone differs; --freeze base loads all but the head" in done.stderr
     assert Benchmark(tmp_path / "refused").left_behind() == []
 
 
@@ -110,7 +110,10 @@ def test_a_damaged_file_ends_a_run_with_one_line_and_leaves_nothing(benchmark: B
     [
         (["--weights=none.weights.h5"], "no such file on this host"),
         (["--freeze=head"], "--freeze is 'head': give base"),
-        (["--freeze=base", "--phase=forward"], "--freeze is of a training, and --phase forward trains nothing"),
+        (
+            ["--freeze=base", "--phase=forward"],
+            "--freeze has no effect with --phase forward, in which no",
+        ),
         (["--classes=0"], "is a single class"),
         (["--num-train-samples=0"], "--num-train-samples is 0"),
     ],
