@@ -1,5 +1,5 @@
-"""What a step costs: its weights, its arithmetic, what the device could do of that at most, and the memory that it was predicted to
-need. Columns of `runs`."""
+"""What a step costs: weights, arithmetic, what the device could do of that at most, and the memory that it was
+predicted to need. Columns of `runs`."""
 
 from __future__ import annotations
 

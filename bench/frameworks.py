@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bench.errors import EnvironmentFault
@@ -36,6 +38,16 @@ def load() -> None:
         )
 
 
+def load_quietly() -> None:
+    """The same, without what TensorFlow has to say then, unless it fails."""
+    with _stderr_kept() as said:
+        try:
+            load()
+        except BaseException:
+            print(said(), file=sys.stderr)
+            raise
+
+
 @contextmanager
 def _without_optional() -> Iterator[None]:
     blocked = [name for name in _OPTIONAL if name not in sys.modules]
@@ -57,3 +69,23 @@ def _without_garbage_collection() -> Iterator[None]:
     finally:
         gc.enable()
         gc.freeze()
+
+
+@contextmanager
+def _stderr_kept() -> Iterator[Callable[[], str]]:
+    """TensorFlow chatters while it is loaded, past Python. Yields a function that returns what it said."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+
+        def said() -> str:
+            os.dup2(terminal, 2)
+            kept.seek(0)
+            return kept.read().decode(errors="replace")
+
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)

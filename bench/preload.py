@@ -14,10 +14,8 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench import frameworks
@@ -39,34 +37,9 @@ def prepare() -> None:
     keep_numpy_single_threaded()
     # Workers inherit what TensorFlow read from the environment when it was loaded.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _stderr_kept() as said:
-        try:
-            frameworks.load()
-        except BaseException:
-            print(said(), file=sys.stderr)
-            raise
+    frameworks.load_quietly()
     if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
         raise EnvironmentFault(f"{threads} threads after loading TensorFlow, so it cannot be forked")
-
-
-@contextmanager
-def _stderr_kept() -> Iterator[Callable[[], str]]:
-    """TensorFlow chatters while it is loaded, past Python. Yields a function that returns what it said."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-
-        def said() -> str:
-            os.dup2(terminal, 2)
-            kept.seek(0)
-            return kept.read().decode(errors="replace")
-
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield said
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 def run_in_fork(argv: Sequence[str], output: int | None = None) -> int:
