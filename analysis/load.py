@@ -44,8 +44,9 @@ _UNUSED = ("provenance", "config", "null_reasons")
 
 _RUNS = f"""
 select * exclude ({", ".join(_UNUSED)}) replace (
-        -- Both came after the first schema, before which there was no such thing.
-        coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded
+        -- These came after the first schema, before which there was no such thing.
+        coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded,
+        coalesce(cache, 'memory') as cache
     ), cast(to_json(struct_pack({", ".join(f"{name} := provenance.{name}" for name in MACHINE)})) as varchar) as machine
 from source
 """
