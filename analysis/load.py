@@ -44,8 +44,9 @@ _UNUSED = ("provenance", "config", "null_reasons")
 
 _RUNS = f"""
 select * exclude ({", ".join(_UNUSED)}) replace (
-        -- Both came after the first schema, before which there was no such thing.
+        -- These came after the first schema, before which there was no such thing.
         coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded,
+        coalesce(cache, 'memory') as cache,
         -- Before the sixth all trained alike.
         case when schema_version < 6 then 'train' else phase end as phase,
         case when schema_version < 6 then 'sgd' else optimizer end as optimizer,

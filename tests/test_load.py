@@ -22,7 +22,7 @@ def read(root: Path, **selection: object) -> Results:
 
 
 def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
-    add_run(tmp_path, [0.1, 0.3], compute_shares=[0.5])
+    add_run(tmp_path, [0.1, 0.3], compute_shares=[0.5], data_wait_share=0.1)
     (run,) = read(tmp_path).runs.to_dict("records")
     assert run["images_per_s"] == pytest.approx(20 * 64 / 4.0)  # 20 steps in 1 s + 3 s, warm-up left out
     assert run["step_time_p50_s"] == pytest.approx(0.2)
@@ -175,6 +175,7 @@ def test_rows_of_the_first_schema_read_beside_todays(tmp_path: Path) -> None:
     """Those columns did not exist; what the software then did is what they now say."""
     late = {"sweep_task", "job_id", "restart_count", "restart_of", "exchange", "preloaded", "compute_s"}
     late |= {"intra_op_threads", "inter_op_threads", "gpu_memory_mib", "phase", "optimizer", "learning_rate"}
+    late |= {"num_samples", "data_digest", "sharding", "cache"}
     add_run(tmp_path / "old", [0.1], run_id="X1", schema_version=1)
     for table in ("runs", "ranks", "iters"):
         known = [column.name for column in TABLES[table] if column.name not in late]
