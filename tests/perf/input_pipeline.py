@@ -77,7 +77,7 @@ def training(dataset: str, folder: Path) -> Callable[[], float]:
         seed=1,
         batch_per_device=BATCH,
         global_batch=BATCH,
-        steps=(STEPS * CALLS + 1) * (TRAINED_ROUNDS + 1),
+        steps=lambda _num_samples: (STEPS * CALLS + 1) * (TRAINED_ROUNDS + 1),
         numerics=NumericsConfig(),
     )
     loop = our_loop(job, folder / dataset, telemetry=False)
