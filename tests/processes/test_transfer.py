@@ -35,6 +35,7 @@ def perform(line: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(300)  # nine runs
 def test_the_documented_commands_freeze_save_load_and_compare(tmp_path: Path) -> None:
     first, save, load, compare = documented()
     for line in (first, save, load):
