@@ -32,7 +32,7 @@ def test_the_worst_of_a_workload_against_the_same_on_synthetic_data(tmp_path: Pa
         add_run(tmp_path, [step_s / 9], **two, precision="bf16")
     assert said(tmp_path) == [
         "mnist_cnn on tfrecord, 64 images a device, 1 core a device: mwms x2 is input-bound, 42% of its time is "
-        "waiting for input, and so is 1 other configuration. The same on synthetic data is 2 times (1.785 to 2.241) "
+        "waiting for input, and so is 1 other configuration. The same on synthetic data is 2 times (1.785 to 2.24) "
         "as fast."
     ]
 
