@@ -33,8 +33,8 @@ _FRAMEWORK_CHATTER = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before|
 """Lines that TensorFlow logs in every run, in good and in bad ones."""
 
 _NO_MEMORY = re.compile(rb"Allocator \(\w+\) ran out of memory trying to allocate [\d.]+\w*(?!.*not a failure)")
-"""TensorFlow's warning, where warnings are asked for (TF_CPP_MIN_LOG_LEVEL). Some of its operations on the CPU then crash
-and raise no error, so these are the last words that count."""
+"""TensorFlow's warning, where warnings are asked for (TF_CPP_MIN_LOG_LEVEL). Some operations on the CPU then crash and
+raise no error, so these are the last words that count."""
 
 _SHARD_PATIENCE_S = 5.0
 """How long rank 0 waits for the last words of ranks elsewhere to appear in a shared results directory. With the other
@@ -154,7 +154,7 @@ def _at(member: ClusterEnv) -> str:
 
 _FLAGS = {
     **dict.fromkeys(("start", "import", "rendezvous", "leave"), " (--rendezvous-timeout)"),
-    **dict.fromkeys(("build", "trace", "warmup", "timed", "evaluation", "finish"), " (--step-timeout)"),
+    **dict.fromkeys(("build", "trace", "warmup", "timed", "finish"), " (--step-timeout)"),
 }
 """Phase -> what sets its bound."""
 

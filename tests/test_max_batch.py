@@ -89,16 +89,12 @@ def test_what_counts_as_too_large(status: str | None, error: str | None, out_of_
 
 
 def test_tensorflows_warning_is_known() -> None:
-    said = (
-        b"W0000 0.1 7 bfc_allocator.cc:502] Allocator (mklcpu) ran out of memory trying to allocate 8.00MiB (rounded to"
-    )
+    said = b"W0000 0.1 7 bfc_allocator.cc:502] Allocator (mklcpu) ran out of memory trying to allocate 8.00MiB"
     found = _NO_MEMORY.search(said)
     assert found is not None
     assert does_not_fit("lost", f"was killed by SIGSEGV; its last line: {found[0].decode()}")
     # cuDNN looks for a faster algorithm with more scratch, and goes on without.
-    assert not _NO_MEMORY.search(
-        said + b" 8) with freed_by_count=0. The caller indicates that this is not a failure, but"
-    )
+    assert not _NO_MEMORY.search(said + b" with freed_by_count=0. The caller indicates that this is not a failure, but")
 
 
 def test_a_trial_is_what_was_asked_for_with_few_steps() -> None:
