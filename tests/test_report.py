@@ -209,7 +209,11 @@ def test_what_was_predicted_and_mfu_are_shown_where_they_are_known(tmp_path: Pat
     content = content_of(tmp_path)
     shown = table.headings(content.standings)
     assert shown == (*table.HEADINGS, "predicted", "MFU")
-    unknown, found = (dict(zip(shown, table.cells(one, "x", shown), strict=True)) for one in content.standings)
+    rows = {
+        one.configuration.setup["batch_per_device"]: dict(zip(shown, table.cells(one, "x", shown), strict=True))
+        for one in content.standings
+    }
+    unknown, found = rows[64], rows[100]
     assert (unknown["predicted"], unknown["MFU"]) == (("-", None), ("-", None))
     assert found["predicted"] == ("1.50 GiB", 3 << 29)
     assert found["MFU"] == ("30.0%", pytest.approx(0.3))
