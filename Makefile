@@ -36,15 +36,17 @@ fuzz: setup
 packages:
 	jobs/install_packages.sh ip=iproute2 munged=munge "slurmd=slurmctld slurmd slurm-client libpmix-dev"
 
-# Figures that need a quiet machine: what the loop, the telemetry and size cost. And how often the verdicts are right.
+# Figures that need a quiet machine: what the loop, the telemetry, input and size cost. And how often the verdicts are right.
 perf: setup
 	$(PY) -m tests.perf.overhead
 	$(PY) -m tests.perf.horovod_script
+	$(PY) -m tests.perf.input_pipeline
 	$(PY) -m tests.perf.scale
 	$(PY) -m tests.perf.analysis_scale
 	$(PY) -m tests.perf.gate
 	$(PY) -m tests.perf.change_points
 	$(PY) -m tests.perf.freezing
+	$(PY) -m tests.perf.memory
 
 # Every fault under every strategy; writes the table of docs/faults.md anew.
 faults: setup

@@ -75,6 +75,9 @@ def read(name: str, folder: Path) -> pd.DataFrame:
         runs = pd.DataFrame(held["runs"], columns=[*_COLUMNS, "started_at", "machine"])
         runs["machine"] = [json.dumps(held["machines"][number]) for number in runs["machine"]]
         runs["started_at"] = pd.to_datetime(runs["started_at"])
+        runs["cache"] = (
+            runs["cache"].astype(object).where(runs["cache"].notna(), "memory")
+        )  # before schema 6 there was no other
         runs[list(FIGURES)] = runs[list(FIGURES)].apply(pd.to_numeric)
     except FileNotFoundError:
         there = ", ".join(known(folder)) or "none"

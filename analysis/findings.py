@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+from analysis import input_bound
 from analysis.losses import losses, servers, without_base
 from analysis.metrics import number
 from analysis.scaling import BASE_STRATEGY, RATE, WITHOUT_EXCHANGE, Standing, largest_over
@@ -26,7 +27,8 @@ _RUNS_FOR_AN_INTERVAL = 3
 
 
 def sentences(standings: Sequence[Standing], floor: float) -> list[str]:
-    """A paragraph for each workload, then what failed. `floor`: the efficiency that scaling should not fall below."""
+    """A paragraph for each workload, then what waits for its input and what failed. `floor`: the efficiency that
+    scaling should not fall below."""
     workloads: dict[str, list[Standing]] = defaultdict(list)
     for one in standings:
         workloads[one.configuration.workload].append(one)
@@ -38,7 +40,8 @@ def sentences(standings: Sequence[Standing], floor: float) -> list[str]:
     left = len(workloads) - _MOST_WORKLOADS
     if left > 0:
         said.append(f"{count(left, 'more workload')} are left out here: ask for fewer with --model or --where.")
-    return [*said, *_failures(standings)]
+    waiting = input_bound.sentences([one.configuration for one in standings])
+    return [*said, *waiting, *_failures(standings)]
 
 
 def warnings(standings: Sequence[Standing], link_gb_per_s: float | None) -> list[str]:

@@ -44,9 +44,14 @@ _UNUSED = ("provenance", "config", "null_reasons")
 
 _RUNS = f"""
 select * exclude ({", ".join(_UNUSED)}) replace (
-        -- Both came after the first schema, before which there was no such thing.
+        -- These came after the first schema, before which there was no such thing.
         coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded,
-        -- Before the sixth all trained alike.
+        coalesce(cache, 'memory') as cache,
+        -- Before the sixth all trained alike, and each model had one input.
+        case when schema_version >= 6 then image_size when model in ('vgg16', 'vgg19') then 224
+            when model = 'mnist_cnn' then 28 else 32 end as image_size,
+        case when schema_version >= 6 then num_classes when model in ('vgg16', 'vgg19') then 1000 else 10 end
+            as num_classes,
         case when schema_version < 6 then 'train' else phase end as phase,
         case when schema_version < 6 then 'sgd' else optimizer end as optimizer,
         case when schema_version < 6 then 0.01 else learning_rate end as learning_rate

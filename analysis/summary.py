@@ -35,9 +35,9 @@ def _tables(content: Content) -> Iterator[str]:
     shown = content.standings[:MOST_ROWS]
     for workload, group in labels.workloads(shown):
         yield from (f"### {inert(workload)}", "")
-        columns = table.headings(group)
-        found = (table.cells(one, content.series[one.configuration.key], columns) for one in group)
-        yield from rows(columns[1:], ([text for text, _ in cells[1:]] for cells in found), table.TEXT_COLUMNS - 1)
+        headings = table.headings(group)
+        found = (table.cells(one, content.series[one.configuration.key], headings) for one in group)
+        yield from rows(headings[1:], ([text for text, _ in cells[1:]] for cells in found), table.TEXT_COLUMNS - 1)
         yield ""
     if len(content.standings) > len(shown):
         yield from (f"and {len(content.standings) - len(shown)} more configurations", "")

@@ -42,7 +42,9 @@ class Tables:
         paths = [str(path) for path in files.without_runs(self.paths[table], without)]
         schema = arrow_schema(table)
         self._db.register("no_rows", schema.empty_table())
-        source = f"with source as (select {', '.join(schema.names)} from {{}})"
+        # A column may have the name of one of SQL's own words.
+        columns = ", ".join(f'"{name}"' for name in schema.names)
+        source = f"with source as (select {columns} from {{}})"
         for name, sql in wanted.items():
             self._db.execute(f"create or replace table {name} as {source.format('no_rows')} {sql}")
         for start in range(0, len(paths), _FILES_AT_ONCE):

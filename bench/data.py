@@ -15,6 +15,7 @@ from typing import Annotated, Any, cast
 
 from tyro.conf import Positional, subcommand
 
+from bench import frameworks
 from bench.errors import BenchError, UsageError
 from bench.workloads.datasets import DATASETS, how_to_fetch
 from bench.workloads.records import INDEX, PARTS, Index, Part, RecordSet, describe, read_index, shards_in
@@ -58,7 +59,7 @@ class WriteShards:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}: give a whole number from 1 to {_MOST}")
         if self.images is not None and (self.image_size, self.num_classes) != (256, 10):
             raise UsageError("--image-size and --num-classes are of generated images: leave them out with --images")
-        _quiet()
+        _load_tensorflow()
         from bench import shards
 
         known = read_index(self.output) if (self.output / INDEX).exists() else None
@@ -116,7 +117,7 @@ class CheckShards:
     def perform(self) -> int:
         """Raises BenchError."""
         index, bad = read_index(self.folder), 0
-        _quiet()
+        _load_tensorflow()
         from bench.workloads.tfrecord import Records
 
         for part, split in zip(PARTS, ("train", "test"), strict=True):
@@ -171,10 +172,22 @@ def main(argv: Sequence[str]) -> int:
     return perform(PROG, cast(Any, Command), argv, work)
 
 
-def _quiet() -> None:
-    """Keeps what TensorFlow logs in every process from the lines that are for people, and off the GPUs."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def _load_tensorflow() -> None:
+    """Without what it logs wherever it is loaded and first used, and without GPUs. Raises EnvironmentFault."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        frameworks.load()
+        import tensorflow as tf
+
+        tf.zeros([])
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _show(index: Index, folder: Path) -> int:

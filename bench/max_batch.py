@@ -1,8 +1,8 @@
 """`--find-max-batch`: the largest batch that a device can hold, by runs that are short and otherwise as asked for.
 
 Each trial is a run in fresh processes, because no framework gives memory back as it got it, and is recorded like any
-other. One that runs out of memory has status `oom`; one whose process the kernel kills, or that dies of a failed
-allocation in native code, did not fit either. Whatever else goes wrong ends the search with that run's exit code.
+other. One that runs out of memory has status `oom`; one that the kernel kills, or that crashes after an allocation
+failed in native code, did not fit either. Whatever else goes wrong ends the search with that run's exit code.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _PARTS = 8
 _SHORT = {"num_warmup_batches": 2, "num_batches_per_iter": 1, "num_iters": 1}
 """A trial: the second step needs all that any later one needs."""
 
-_EXPERIMENT = "find-max-batch"
+EXPERIMENT = "find-max-batch"
 """Of trials, if no other is asked for: reports of other runs are better without them."""
 
-_KILLED_BY_MEMORY = ("SIGKILL", "std::bad_alloc")
+_KILLED_BY_MEMORY = ("SIGKILL", "std::bad_alloc", "ran out of memory")
 """In the error of a lost rank."""
 
 
@@ -184,7 +184,8 @@ class _Trials:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, SWEEP_PID: str(os.getpid())},
+            # With warnings: TensorFlow's says that memory was out, where what follows is a crash.
+            env={"TF_CPP_MIN_LOG_LEVEL": "1", **os.environ, SWEEP_PID: str(os.getpid())},
             start_new_session=True,
         )
         if self._stopped is not None:  # while there was nobody to tell
@@ -204,7 +205,7 @@ def words(config: RunConfig, batch: int, timeout_s: float) -> list[str]:
         "max_batch_size": None,
         "batch_size": batch,
         "timeout": timeout_s,
-        "experiment": _EXPERIMENT if experiment == default else experiment,
+        "experiment": EXPERIMENT if experiment == default else experiment,
         "json": True,
     }
     found: list[str] = []

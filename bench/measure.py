@@ -35,7 +35,7 @@ class Steppable(Protocol):
     """Calls that may be under way when the next is made."""
 
     def run(self, num_batches: int) -> Callable[[], Sequence[Steps]]:
-        """Starts optimizer steps."""
+        """Starts steps."""
 
     def synchronise(self) -> None:
         """Waits for the devices."""
@@ -239,6 +239,6 @@ def _check_loss(steps: Steps, iteration: int) -> None:
     if not np.isfinite(steps.loss).all():
         first = int(np.flatnonzero(~np.isfinite(steps.loss))[0])
         raise WorkloadError(
-            f"loss is {steps.loss[first]} in step {first + 1} of iteration {iteration}: the training diverged, so its "
-            "speed means nothing; look at the data and the batch size"
+            f"loss is {steps.loss[first]} in step {first + 1} of iteration {iteration}, so its speed means "
+            "nothing: look at the data, the batch size, --lr and --precision"
         )

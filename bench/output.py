@@ -60,8 +60,8 @@ def print_summary(summary: dict[str, Any], *, as_json: bool) -> None:
         _say(f"Img/sec per {kind}: {rate / devices:.1f} +-{spread / devices:.1f}")
         _say(f"Total img/sec on {devices} {kind}(s): {rate:.1f} +-{spread:.1f}")
         _say(mllog("throughput", rate, {"unit": "images/s", "run_id": summary["run_id"]}))
-        _print_convergence(summary)
         _say(mllog("step_time_p50", summary["step_time_p50_s"], {"unit": "s", "run_id": summary["run_id"]}))
+        _print_convergence(summary)
         _say(f"total images/sec: {rate:.2f}")
     if as_json:
         _say(json.dumps(summary))

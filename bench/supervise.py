@@ -32,6 +32,10 @@ from results.store import Shard, ShardContent, Store, new_run_id
 _FRAMEWORK_CHATTER = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before|\d{4}-\d\d-\d\d [\d:.]+: [IWE] ")
 """Lines that TensorFlow logs in every run, in good and in bad ones."""
 
+_NO_MEMORY = re.compile(rb"Allocator \(\w+\) ran out of memory trying to allocate [\d.]+\w*(?!.*not a failure)")
+"""TensorFlow's warning, where warnings are asked for (TF_CPP_MIN_LOG_LEVEL). Some operations on the CPU then crash and
+raise no error, so these are the last words that count."""
+
 _SHARD_PATIENCE_S = 5.0
 """How long rank 0 waits for the last words of ranks elsewhere to appear in a shared results directory. With the other
 waits that follow a bound that passed, all has ended 15 s after it."""
@@ -72,12 +76,15 @@ def supervise(
         shard.update_run(**plan.run_fields(), started_at=started_at.timestamp())
         output.print_header(plan)
     last_words: dict[int, str] = {}
+    out_of_memory: dict[int, str] = {}
 
     def on_stderr(rank: int, line: bytes) -> None:
         text = line.decode(errors="replace")
         chatter = _FRAMEWORK_CHATTER.match(line)
         if not chatter:
             last_words[rank] = text
+        if said := _NO_MEMORY.search(line):
+            out_of_memory[rank] = said[0].decode()
         if plan.config.output.debug or not chatter:
             output.relay(rank, text)
 
@@ -97,7 +104,7 @@ def supervise(
             on_stderr=on_stderr,
             on_started=while_they_start,
         )
-    ending = _ending(outcome, machine.timeout, last_words)
+    ending = _ending(outcome, machine.timeout, last_words | out_of_memory)
     if not held:
         _speak_for(launch_plan.members[0], ending)
         if ending.exit_code:
@@ -147,7 +154,7 @@ def _at(member: ClusterEnv) -> str:
 
 _FLAGS = {
     **dict.fromkeys(("start", "import", "rendezvous", "leave"), " (--rendezvous-timeout)"),
-    **dict.fromkeys(("build", "trace", "warmup", "timed", "evaluation", "finish"), " (--step-timeout)"),
+    **dict.fromkeys(("build", "trace", "warmup", "timed", "finish"), " (--step-timeout)"),
 }
 """Phase -> what sets its bound."""
 

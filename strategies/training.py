@@ -131,7 +131,7 @@ class ReplicatedTrainer:
 
     def slot_bytes(self) -> int | None:
         slots = [variable.value for variable in self._optimizer.variables]
-        return sum(slot.dtype.size * slot.shape.num_elements() for slot in slots)
+        return sum(int(slot.dtype.size * slot.shape.num_elements()) for slot in slots)
 
     def devices(self) -> list[str]:
         return [device.rpartition("device:")[2] for device in self._placed]

@@ -21,6 +21,7 @@ def add_run(
     step_times_s: Sequence[float] = (0.1, 0.1),
     *,
     compute_shares: Sequence[float] = (),
+    data_wait_share: float = 0.04,
     hostnames: Sequence[str] = (),
     telemetry: Sequence[dict[str, Any]] = (),
     samples: int = 0,
@@ -30,7 +31,8 @@ def add_run(
 ) -> dict[str, Any]:
     """A run whose timed iterations of ten steps took these times a step on every rank; returns its row.
 
-    `compute_shares` of each iteration and `hostnames` are dealt to the ranks; those with a host know their PHASES.
+    `data_wait_share` of each iteration is spent on waiting for input. `compute_shares` of each iteration and
+    `hostnames` are dealt to the ranks; those with a host know their PHASES.
     Timing begins 50 s after Unix time 0. `telemetry` of rank 0 is as given; `samples` a rank are spread over its
     phases, and `gpus` have theirs. `accuracies` are those of epochs, each of which took an equal part of the iterations
     and was followed by an evaluation of 1 s, in which nothing else happened.
@@ -49,6 +51,7 @@ def add_run(
         "synchronous": True,
         "model": "mnist_cnn",
         "dataset": "synthetic",
+        "cache": "memory",
         "trainable_params": 62_346,
         "batch_per_device": 64,
         "num_batches_per_iter": 10,
@@ -103,7 +106,7 @@ def add_run(
                     "num_batches": 10,
                     "t_start_ns": round(now * SECOND),
                     "duration_s": step * 10,
-                    "data_wait_s": step,
+                    "data_wait_s": data_wait_share * step * 10,
                     "compute_s": share and share * step * 10,
                     "loss": 1.0,
                 }

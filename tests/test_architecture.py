@@ -77,6 +77,8 @@ HEAVY = "{'tensorflow', 'keras', 'pandas', 'pyarrow', 'duckdb', 'matplotlib', 'p
         "from bench.transfer import main; main(['--help'])",
         "from bench.doctor import main; main(['--help'])",
         "from bench.workloads.__main__ import main; main(['--help'])",
+        "from bench.data import main; main(['--help'])",
+        "from bench.data import main; main(['fetch'])",
         "from results.check import main; main(['--help'])",
         "from results.compact import main; main(['--help'])",
     ],

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from analysis.table import HEADINGS
+from bench import max_batch
 from jobs.sweep import load as load_sweep
 from results.exit_codes import ExitCode
 from results.schema import TABLES
@@ -65,8 +66,10 @@ def test_every_command_runs_as_it_stands_and_fills_the_store(tmp_path: Path) -> 
         exec(code, names)  # noqa: S102 the README's own example
     finally:
         os.chdir(back)
-    measured = sum(" bench.run " in line and "--dry-run" not in line for line in python)
-    assert len(names["runs"]) == measured
+    searches = names["runs"]["experiment"] == max_batch.EXPERIMENT
+    measured = sum(" bench.run " in line and not {"--dry-run", "--find-max-batch"} & {*line.split()} for line in python)
+    assert (~searches).sum() == measured
+    assert searches.any()
     assert set(names["runs"]["status"]) == {"ok"}
 
 
@@ -124,8 +127,8 @@ def test_every_strategy_and_exit_code_is_explained() -> None:
 
 def test_columns_named_in_the_docs_exist() -> None:
     columns = {column.name for table in TABLES.values() for column in table}
-    text = (ROOT / "docs" / "metrics.md").read_text()
-    for table, name in re.findall(r"`(runs|ranks|iters|telemetry)\.(\w+)`", text + README):
+    text = "".join((ROOT / "docs" / name).read_text() for name in ("metrics.md", "convergence.md"))
+    for table, name in re.findall(r"`(runs|ranks|iters|telemetry|evals)\.(\w+)`", text + README):
         assert name in {column.name for column in TABLES[table]}
     for name in re.findall(r"^\| `(\w+)`", text, re.M):
         assert name in columns | {"images_per_s", "images_per_s_per_device"}

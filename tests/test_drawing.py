@@ -38,7 +38,7 @@ def test_the_plots_show_the_computed_values(store: Path) -> None:
     for index, (step, compute) in enumerate(zip(steps, (0.7, 0.6 * (1 + 1 / 1.1) / 2), strict=True)):
         assert step is not None
         assert parts["compute"][index] == pytest.approx(step.value * compute * 1e3, rel=1e-3)
-        assert parts["data wait"][index] == pytest.approx(step.value * 0.1e3, rel=1e-3)
+        assert parts["data wait"][index] == pytest.approx(step.value * 0.04e3, rel=1e-3)
         assert sum(values[index] for values in parts.values()) == pytest.approx(step.value * 1e3, rel=1e-3)
     box = charts.distributions(found, charts.quantiles(content.results, content.standings)).data[0]
     assert (box["x"], box["median"]) == (["single x1"], [110])
@@ -67,7 +67,7 @@ def test_the_heat_map_shows_what_each_rank_needed(
 ) -> None:
     run = {"strategy": "mwms", "num_processes": 2, "num_devices": 2, "synchronous": synchronous}
     shares = [compute, compute / 1.1] if compute else []
-    add_run(tmp_path, [0.1, 0.2], compute_shares=shares, hostnames=["a<", "b"], **run)
+    add_run(tmp_path, [0.1, 0.2], compute_shares=shares, data_wait_share=0.1, hostnames=["a<", "b"], **run)
     content = content_of(tmp_path)
     shown = one_run.choose(content.results, content.workloads)
     (chosen,) = shown.values()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +22,7 @@ def read(root: Path, **selection: object) -> Results:
 
 
 def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
-    add_run(tmp_path, [0.1, 0.3], compute_shares=[0.5])
+    add_run(tmp_path, [0.1, 0.3], compute_shares=[0.5], data_wait_share=0.1)
     (run,) = read(tmp_path).runs.to_dict("records")
     assert run["images_per_s"] == pytest.approx(20 * 64 / 4.0)  # 20 steps in 1 s + 3 s, warm-up left out
     assert run["step_time_p50_s"] == pytest.approx(0.2)
@@ -32,6 +33,18 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
     assert run["compute_share"] == pytest.approx(0.5)
     assert run["peak_rss_bytes"] == 2**30
     assert run["startup_time_s"] == 3.0
+
+
+def test_mfu_is_what_the_model_takes_of_what_the_device_can(tmp_path: Path) -> None:
+    known = {"num_devices": 2, "num_processes": 2, "batch_per_device": 10, "flops_per_image": 1_000_000}
+    add_run(tmp_path, [0.1, 0.1], **known, phase="train", peak_flops_per_s=1e9, predicted_mem_bytes=7)
+    add_run(tmp_path, [0.1, 0.1], **known, phase="forward", peak_flops_per_s=1e9)
+    add_run(tmp_path, [0.1, 0.1], **known, phase="train")
+    runs = Results(Selection(results_dir=(str(tmp_path),))).runs
+    # 100 images/s and device, 3 MFLOP each where they are trained.
+    assert runs["mfu"][:2].tolist() == pytest.approx([0.3, 0.1])
+    assert pd.isna(runs["mfu"][2])
+    assert runs["predicted_mem_bytes"][0] == 7
 
 
 def test_every_rank_counts_in_the_window_and_images_are_counted_once(tmp_path: Path) -> None:
@@ -162,6 +175,7 @@ def test_rows_of_the_first_schema_read_beside_todays(tmp_path: Path) -> None:
     """Those columns did not exist; what the software then did is what they now say."""
     late = {"sweep_task", "job_id", "restart_count", "restart_of", "exchange", "preloaded", "compute_s"}
     late |= {"intra_op_threads", "inter_op_threads", "gpu_memory_mib", "phase", "optimizer", "learning_rate"}
+    late |= {"num_samples", "data_digest", "sharding", "cache"}
     add_run(tmp_path / "old", [0.1], run_id="X1", schema_version=1)
     for table in ("runs", "ranks", "iters"):
         known = [column.name for column in TABLES[table] if column.name not in late]

@@ -9,7 +9,7 @@ import pytest
 
 from bench.config import parse
 from bench.launch_plan import plan_launch
-from bench.output import print_header, print_iter, print_summary
+from bench.output import print_eval, print_header, print_iter, print_summary
 from bench.summary import FIGURES
 from bench.telemetry import Gpus
 from tests.emulated_nvml import install
@@ -22,6 +22,8 @@ SUMMARY = dict.fromkeys(FIGURES) | {
     "images_per_s": 2468.94,
     "images_per_s_spread": 24.6,
     "step_time_p50_s": 0.01,
+    "epochs": None,
+    "target_accuracy": None,
 }
 
 
@@ -63,6 +65,23 @@ def test_a_forward_run_says_so_and_prints_the_same_lines(
         said.append(capsys.readouterr().out.splitlines())
     assert [line for line in said[1] if line != "Phase: forward"] == said[0]
     assert "Phase: forward" in said[1]
+
+
+def test_a_run_by_epochs_says_what_it_learned_and_when(capsys: pytest.CaptureFixture[str]) -> None:
+    print_eval({"epoch": 2, "accuracy": 0.97123, "loss": 0.1, "train_s": 12.34}, "R")
+    asked = {"epochs": 5, "target_accuracy": 0.97}
+    print_summary(SUMMARY | asked | {"time_to_accuracy_s": 12.34}, as_json=False)
+    print_summary(SUMMARY | asked | {"best_accuracy": 0.91}, as_json=False)
+    out = capsys.readouterr().out
+    assert "Epoch 2: accuracy 0.9712, loss 0.1000, 12.3 s trained" in out
+    assert out.count("Time to accuracy 0.97: 12.34 s of training") == 1
+    assert out.count("Target accuracy 0.97 not reached in 5 epoch(s): best 0.9100") == 1
+    logged = [json.loads(line.removeprefix(":::MLLOG ")) for line in out.splitlines() if line.startswith(":::MLLOG ")]
+    keys = [entry["key"] for entry in logged]
+    assert keys == ["eval_accuracy", "throughput", "step_time_p50", "time_to_accuracy", "throughput", "step_time_p50"]
+    assert logged[0]["metadata"] == {"epoch_num": 2, "train_s": 12.34, "run_id": "R"}
+    assert (logged[0]["value"], logged[3]["value"]) == (0.97123, 12.34)
+    assert out.splitlines()[-1] == "total images/sec: 2468.94"
 
 
 def test_on_gpus_the_lines_say_gpu(capsys: pytest.CaptureFixture[str]) -> None:

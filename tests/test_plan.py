@@ -175,6 +175,7 @@ def test_the_whole_configuration_is_kept() -> None:
         "lr": 0.01,
         "num_batches_per_iter": 10,
         "num_iters": 10,
+        "cache": "memory",
     }
     assert fields("--seed=7")["config"] == RunConfig().as_dict() | decided
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis import table
-from analysis.drawing import page
+from analysis.drawing import charts, page
 from analysis.report import main
 from analysis.stats import typical
 from tests.benchmark import ROOT
@@ -199,6 +199,28 @@ def test_hostile_words_do_no_harm_on_a_terminal_in_figures_or_in_markdown(
     for line in said.splitlines():
         if line.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) == len(table.HEADINGS)
+
+
+def test_what_was_predicted_and_mfu_are_shown_where_they_are_known(tmp_path: Path) -> None:
+    add_run(tmp_path, [0.1])
+    assert table.headings(content_of(tmp_path).standings) == table.HEADINGS
+    known = {"flops_per_image": 1_000_000, "peak_flops_per_s": 1e10, "predicted_mem_bytes": 3 << 29}
+    add_run(tmp_path, [0.1], batch_per_device=100, **known)
+    content = content_of(tmp_path)
+    shown = table.headings(content.standings)
+    assert shown == (*table.HEADINGS, "predicted", "MFU")
+    unknown, found = (dict(zip(shown, table.cells(one, "x", shown), strict=True)) for one in content.standings)
+    assert (unknown["predicted"], unknown["MFU"]) == (("-", None), ("-", None))
+    assert found["predicted"] == ("1.50 GiB", 3 << 29)
+    assert found["MFU"] == ("30.0%", pytest.approx(0.3))
+    assert {note.partition(":")[0] for note in content.notes} >= {"predicted", "MFU"}
+    (marks,) = (
+        trace
+        for spec in plots_of(page.render(content, "t"))
+        for trace in spec["data"]
+        if trace.get("name") == charts.PREDICTION
+    )
+    assert marks["y"] == [1.5]
 
 
 def test_servers_count_as_resources_in_the_second_efficiency(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ Keras's attributes will do. docs/arithmetic.md works through an example by hand.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,15 +22,16 @@ _WEIGHTED = frozenset({"Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "Separabl
 _KEEPS_NOTHING = frozenset(
     {"InputLayer", "Add", "Average", "Concatenate", "Subtract", "ZeroPadding2D", "Cropping2D", "UpSampling2D"}
     | {"Flatten", "Reshape", "AveragePooling2D", "GlobalAveragePooling2D", "Rescaling", "Normalization", "Identity"}
+    | {"CustomScaleLayer"}
 )
 _KEEPS_INPUT = frozenset({"Multiply", "LayerNormalization"})
 _KEEPS_BOTH = frozenset({"MaxPooling2D", "GlobalMaxPooling2D", "LocalResponseNormalization"})
 _DROPS = frozenset({"Dropout", "SpatialDropout2D"})
 _ACTIVATES = frozenset({"Activation", "ReLU"})
 
-_SAME_BUFFER = frozenset({"Flatten", "Reshape", "Identity", "Activation", "ReLU"})
-"""Their result takes the place of their input where nobody else needs that."""
-_PASSES_GRADIENT_ON = _SAME_BUFFER | {"Add"}
+_VIEWS = frozenset({"Flatten", "Reshape", "Identity"})
+"""Their result is their input under another shape."""
+_PASSES_GRADIENT_ON = _ACTIVATES | {"Add"}
 """The gradient of their result is that of their inputs, or takes its place."""
 
 _BY_OUTPUT = frozenset(
@@ -125,14 +126,14 @@ class _Graph:
     """The layers in the order of the forward pass, those of models within the model among them."""
 
     def __init__(self, model: Any) -> None:
-        self._outer: dict[int, int] = {}
+        self._same: dict[int, int] = {}
         self.calls = list(self._walk(model))
 
     def key(self, tensor: Any) -> int:
-        """The same for a tensor within a model and for what it is outside."""
+        """The same for a tensor within a model and for what it is outside, and for a view of a tensor."""
         key = id(tensor)
-        while key in self._outer:
-            key = self._outer[key]
+        while key in self._same:
+            key = self._same[key]
         return key
 
     def _walk(self, model: Any) -> Iterator[_Call]:
@@ -141,12 +142,14 @@ class _Graph:
             node = layer._inbound_nodes[0]
             if hasattr(layer, "layers"):
                 inside = zip(layer.inputs, node.input_tensors, strict=True)
-                self._outer |= {id(inner): id(outer) for inner, outer in inside}
+                self._same |= {id(inner): id(outer) for inner, outer in inside}
                 results = zip(node.output_tensors, layer.outputs, strict=True)
-                self._outer |= {id(outer): id(inner) for outer, inner in results}
+                self._same |= {id(outer): id(inner) for outer, inner in results}
                 yield from (call for call in self._walk(layer) if call.kind != "InputLayer")
             else:
                 (output,) = node.output_tensors
+                if type(layer).__name__ in _VIEWS:
+                    self._same[id(output)] = id(node.input_tensors[0])
                 yield _Call(layer, type(layer).__name__, tuple(node.input_tensors), output)
 
 
@@ -179,17 +182,18 @@ class _Held:
 
 
 def _training(graph: _Graph, batch: int, slot_bytes: int, together: bool, on_cpu: bool) -> _Peak:
-    """The turn of the backward pass that needs most. A layer's turn comes after those of all later layers."""
-    calls = graph.calls
-    end = len(calls) - 1
+    """The turn that needs most. In the backward pass a layer's turn comes after those of all later layers."""
     reached = _reached(graph)
+    backward = [turn for turn, call in enumerate(graph.calls) if graph.key(call.output) in reached]
     kept, flowing = _Held(), _Held()
+    reading, place = _reading(graph, batch)
+    end = len(graph.calls)
     owner: dict[int, int] = {}
-    for turn, call in reversed(list(enumerate(calls))):
-        if graph.key(call.output) not in reached:
-            continue
-        for name, size in _needed(graph, call, batch, reached, on_cpu=on_cpu).items():
-            kept.add(name if isinstance(name, int) else (turn, name), size, turn, end)
+    for turn in reversed(backward):
+        call = graph.calls[turn]
+        for what, size in _needed(graph, call, batch, reached, on_cpu=on_cpu).items():
+            kept.add(what if what in place else (turn, what), size, turn, end)
+            reading.add(place.get(what, (turn, what)), size, turn, end)
         # The gradient of a tensor is there from the turn of the last layer that reads it to that of who made it.
         result = owner.setdefault(graph.key(call.output), graph.key(call.output))
         flowing.add(result, batch * _image_bytes(call.output), turn, turn)
@@ -198,25 +202,22 @@ def _training(graph: _Graph, batch: int, slot_bytes: int, together: bool, on_cpu
             if key in reached:
                 owner.setdefault(key, result if call.kind in _PASSES_GRADIENT_ON else key)
                 flowing.add(owner[key], batch * _image_bytes(tensor), turn, turn)
-    all_trained = sum(call.trained_bytes for call in calls)
-    slots = round(slot_bytes / all_trained) if all_trained else 0
-    peaks = []
-    for turn, call in enumerate(calls):
-        if graph.key(call.output) not in reached:
-            continue
-        mine = call.trained_bytes
+    trained = sum(call.trained_bytes for call in graph.calls)
+    slots = round(slot_bytes / trained) if trained else 0
+    peaks = [_Peak(reading.at(turn), 0, 0, 0) for turn in range(end)]
+    for turn in backward:
+        call = graph.calls[turn]
         # While the gradient of the layer's input is computed from a weight, the weight's new value needs a place of
         # its own (`PrepareToUpdateVariable`); an optimizer makes new values of its slots before it stores them.
         read = any(graph.key(tensor) in reached for tensor in call.inputs)
-        updating = mine * (read + slots)
-        gradients = sum(later.trained_bytes for later in calls[turn:]) if together else mine
-        working = flowing.at(turn) + (0 if together else updating)
-        peaks.append(_Peak(kept.at(turn), gradients, working, 0))
+        updated = 0 if together else call.trained_bytes * (read + slots)
+        gradients = sum(later.trained_bytes for later in graph.calls[turn:]) if together else call.trained_bytes
+        peaks.append(_Peak(kept.at(turn), gradients, flowing.at(turn) + updated, 0))
     if together:
-        largest = max((call.trained_bytes for call in calls), default=0)
-        peaks.append(_Peak(0, all_trained, all_trained + largest * slots, 0))
-    top = max(peaks, key=lambda peak: peak.activations + peak.gradients + peak.working, default=_Peak(0, 0, 0, 0))
-    return _Peak(top.activations, top.gradients, top.working, max(kept.largest, flowing.largest))
+        largest = max((call.trained_bytes for call in graph.calls), default=0)
+        peaks.append(_Peak(0, trained, trained + largest * slots, 0))
+    top = max(peaks, key=lambda peak: peak.activations + peak.gradients + peak.working)
+    return replace(top, largest_tensor=max(reading.largest, flowing.largest))
 
 
 def _reached(graph: _Graph) -> set[int]:
@@ -228,15 +229,15 @@ def _reached(graph: _Graph) -> set[int]:
     return reached
 
 
-def _needed(graph: _Graph, call: _Call, batch: int, reached: set[int], *, on_cpu: bool) -> Mapping[int | str, int]:
+def _needed(graph: _Graph, call: _Call, batch: int, reached: set[int], *, on_cpu: bool) -> dict[object, int]:
     """What the backward pass of a layer needs of the forward pass: a tensor of the graph, by its number, or something
     of the layer's own -> bytes."""
     kind, layer = call.kind, call.layer
-    inputs = {graph.key(tensor): batch * _image_bytes(tensor) for tensor in call.inputs}
-    output = {graph.key(call.output): batch * _image_bytes(call.output)}
+    inputs: dict[object, int] = {graph.key(tensor): batch * _image_bytes(tensor) for tensor in call.inputs}
+    output: dict[object, int] = {graph.key(call.output): batch * _image_bytes(call.output)}
     results = batch * math.prod(call.output.shape[1:])
     if kind in _WEIGHTED:
-        needed: dict[int | str, int] = {**inputs} if call.trained else {}
+        needed: dict[object, int] = {**inputs} if call.trained else {}
         needed |= _needed_by_activation(layer, {"before the activation": sum(output.values())}, output)
         narrow = _BYTES[layer.compute_dtype] if layer.compute_dtype != "float32" else 0
         if narrow and inputs.keys() & reached:
@@ -263,22 +264,29 @@ _KNOWN = (
 )
 
 
-def _needed_by_activation(layer: Any, given: Mapping[Any, int], result: Mapping[int, int]) -> dict[int | str, int]:
+def _needed_by_activation(layer: Any, given: dict[object, int], result: dict[object, int]) -> dict[object, int]:
     name = "relu" if type(layer).__name__ == "ReLU" else getattr(layer.activation, "__name__", "")
     return {} if name == "linear" else {**(result if name in _BY_OUTPUT else given)}
 
 
 def _inference(graph: _Graph, batch: int) -> _Peak:
     """The layer of the forward pass at which most is there: its input, its output, what later layers will read."""
-    held = _Held()
-    owner: dict[int, int] = {}
+    reading, _ = _reading(graph, batch)
+    return _Peak(max(map(reading.at, range(len(graph.calls)))), 0, 0, reading.largest)
+
+
+def _reading(graph: _Graph, batch: int) -> tuple[_Held, dict[object, object]]:
+    """(tensors from the turn of the layer that makes them to that of the last that reads them, each tensor's place:
+    that of its input for an activation, which overwrites it)."""
+    held, place = _Held(), dict[object, object]()
     for turn, call in enumerate(graph.calls):
         for tensor in call.inputs:
-            held.add(owner[graph.key(tensor)], batch * _image_bytes(tensor), turn, turn)
-        place = graph.key(call.output)
-        owner[place] = owner[graph.key(call.inputs[0])] if call.kind in _SAME_BUFFER else place
-        held.add(owner[place], batch * _image_bytes(call.output), turn, turn)
-    return _Peak(max(map(held.at, range(len(graph.calls)))), 0, 0, held.largest)
+            # A Sequential model does not list the layer that stands for its input.
+            held.add(place.setdefault(graph.key(tensor), graph.key(tensor)), batch * _image_bytes(tensor), turn, turn)
+        key = graph.key(call.output)
+        place.setdefault(key, place[graph.key(call.inputs[0])] if call.kind in _ACTIVATES else key)
+        held.add(place[key], batch * _image_bytes(call.output), turn, turn)
+    return held, place
 
 
 def _padding(largest_tensor: int) -> int:
@@ -289,7 +297,7 @@ def _padding(largest_tensor: int) -> int:
 
 
 def _image_bytes(tensor: Any) -> int:
-    return math.prod(tensor.shape[1:]) * _BYTES[tensor.dtype]
+    return int(math.prod(tensor.shape[1:])) * _BYTES[tensor.dtype]
 
 
 def _size(variable: Any) -> int:

@@ -19,7 +19,7 @@ from analysis.errors import AnalysisError
 from analysis.load import Results
 from analysis.options import Selection
 from results.record import Ending, conclude
-from results.schema import RUN_TABLES
+from results.schema import TABLES_OF_RUNS
 from results.store import Store, StoreError
 from tests.fuzz import costly, hostile_texts, is_one_line
 from tests.synthetic_store import add_run
@@ -86,6 +86,7 @@ lines = st.sampled_from(
             b'["run",{"provenance":5}]',
             b'["rank",{"rank":"x"}]',
             b'["iters",{}]',
+            b'["evals",{}]',
             b'["run",{"started_at":1e300}]',
             b"\xff",
         ),
@@ -119,12 +120,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of three runs."""
     folder = tmp_path_factory.mktemp("store")
     for _ in range(3):
-        add_run(folder, samples=2)
+        add_run(folder, samples=2, accuracies=[0.5])
     return folder
 
 
 @costly(16)
-@given(st.sampled_from(RUN_TABLES), st.integers(0, 2), damages)
+@given(st.sampled_from(TABLES_OF_RUNS), st.integers(0, 2), damages)
 def test_damaged_tables_are_left_out_and_named(store: Path, table: str, number: int, damage: Damage) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(store, folder, dirs_exist_ok=True)

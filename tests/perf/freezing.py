@@ -11,9 +11,12 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from analysis.stats import Interval, typical
 from bench.preload import keep_numpy_single_threaded, prepare, run_in_fork
+
+if TYPE_CHECKING:
+    from analysis.stats import Interval
 
 ROUNDS = 10
 WORKLOAD = (
@@ -42,6 +45,8 @@ def main() -> int:
     for number in range(ROUNDS):
         for kind in [*KINDS][:: -1 if number % 2 else 1]:
             times[kind].append(step_time_s(KINDS[kind]))
+    from analysis.stats import typical  # not before: it starts threads, and a process with threads must not be forked
+
     for kind, values in times.items():
         print(f"{kind:7} {_said(typical([1000 * value for value in values]), 'ms a step')}")
     ratios = [whole / frozen for whole, frozen in zip(times["whole"], times["frozen"], strict=True)]

@@ -14,14 +14,9 @@ pytestmark = pytest.mark.processes
 
 TEST_IMAGES = 359
 FLAGS = (
-    *(
-        "--dataset=digits",
-        "--num-iters=None",
-        "--batch-size=None",
-        "--global-batch-size=120",
-        "--num-batches-per-iter=5",
-    ),
-    *("--epochs=2", "--lr=0.05", "--lr-scaling=linear", "--lr-warmup-epochs=1", "--telemetry-period=0"),
+    *("--dataset=digits", "--num-iters=None", "--batch-size=None", "--global-batch-size=120"),
+    *("--num-batches-per-iter=5", "--epochs=2", "--telemetry-period=0"),
+    *("--lr=0.02", "--lr-scaling=linear", "--lr-warmup-epochs=1"),
 )
 ENDS = [12, 24]
 """ceil(1438 / 120) and ceil(2 x 1438 / 120)."""
@@ -51,7 +46,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The evaluations of one device."""
     one, evals = trained(tmp_path_factory.mktemp("single"), "--strategy=single")
     run = one.only_run()
-    assert (run["epochs"], run["learning_rate"], run["lr_warmup_epochs"]) == (2, 0.05 * 120 / 64, 1)
+    assert (run["epochs"], run["learning_rate"], run["lr_warmup_epochs"]) == (2, 0.02 * 120 / 64, 1)
     reasons = dict(run["null_reasons"])
     assert reasons["time_to_accuracy_s"] == reasons["target_accuracy"] == "no target accuracy was asked for"
     assert evals["loss"].is_monotonic_decreasing
@@ -63,7 +58,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     [
         ["--strategy=mirrored", "--devices-per-worker=2"],
         ["--strategy=mwms", "--num-workers=2"],
-        ["--strategy=horovod", "--num-workers=2", "--target-accuracy=0.6", "--epochs=9"],
+        ["--strategy=horovod", "--num-workers=2", "--target-accuracy=0.45", "--epochs=9"],
     ],
     ids=["mirrored", "mwms", "horovod"],
 )
@@ -82,7 +77,7 @@ def test_devices_that_step_together_learn_what_one_learns(
     assert mine["num_batches"].sum() == ENDS[-1]
     run = one.only_run()
     if "--epochs=9" in flags:  # all ranks stopped after the second
-        assert alone["accuracy"].iloc[0] < 0.6 <= alone["accuracy"].iloc[1]
+        assert alone["accuracy"].iloc[0] < 0.45 <= alone["accuracy"].iloc[1]
         assert run["time_to_accuracy_s"] == evals["train_s"].iloc[-1]
         assert "time_to_accuracy_s" not in dict(run["null_reasons"])
 
@@ -94,7 +89,7 @@ def test_a_coordinator_evaluates_and_saves_what_its_workers_have_trained(benchma
     assert evals["loss"].is_monotonic_decreasing
     # Both workers' updates are of their own 60 images.
     run = one.only_run()
-    assert run["learning_rate"] == 0.05 * 60 / 64
+    assert run["learning_rate"] == 0.02 * 60 / 64
     assert dict(run["null_reasons"])["time_to_accuracy_s"] == "no evaluation reached 1"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [path.name]
 

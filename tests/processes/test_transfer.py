@@ -35,6 +35,7 @@ def perform(line: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(300)  # nine runs
 def test_the_documented_commands_freeze_save_load_and_compare(tmp_path: Path) -> None:
     first, save, load, compare = documented()
     for line in (first, save, load):
@@ -44,7 +45,8 @@ def test_the_documented_commands_freeze_save_load_and_compare(tmp_path: Path) ->
     frozen, known, transferred = runs.to_dict("records")
     assert (frozen["model"], frozen["freeze"], frozen["trainable_params"]) == ("digits_cnn", "base", 590_597)
     assert (frozen["num_params"], frozen["gradient_bytes"]) == (600_165, 4 * 590_597)
-    assert (known["classes"], known["freeze"], known["trainable_params"]) == ("0-4", None, 26_821)
+    assert (known["classes"], known["trainable_params"]) == ("0-4", 26_821)
+    assert pd.isna(known["freeze"])
     assert "freeze" in dict(known["null_reasons"])
     assert "weights" in dict(known["null_reasons"])
     file = (tmp_path / "known.weights.h5").read_bytes()
@@ -87,22 +89,17 @@ def test_workers_freeze_alike_and_leave_a_head_of_other_classes_alone(benchmark:
     digests = {digest for row in benchmark.table("ranks")["weight_digests"] for digest in row}
     assert len(digests) == 1
 
-    done = Benchmark(tmp_path / "refused").run(*flags)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "the classifier head alone differs; --freeze base loads all but the head" in done.stderr
-    assert Benchmark(tmp_path / "refused").left_behind() == []
 
-
-def test_a_damaged_file_ends_a_run_with_one_line_and_leaves_nothing(benchmark: Benchmark, tmp_path: Path) -> None:
-    path = tmp_path / "cut.weights.h5"
+def test_files_that_do_not_fit_or_are_damaged_end_a_run_with_one_line(benchmark: Benchmark, tmp_path: Path) -> None:
+    path = tmp_path / "other.weights.h5"
     model(3).save_weights(path)
-    path.write_bytes(path.read_bytes()[:-100])
-    done = benchmark.run(f"--weights={path}")
-    assert done.returncode == 3, done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "cannot be used: " in done.stderr
-    assert benchmark.left_behind() == []
+    for code, message in ((2, "does not fit model 'mnist_cnn': kernel of layer conv2d is"), (3, "cannot be used: ")):
+        done = benchmark.run(f"--weights={path}")
+        assert done.returncode == code, done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert message in done.stderr
+        assert benchmark.left_behind() == []
+        path.write_bytes(path.read_bytes()[:-100])
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def test_no_shell_no_pickle_no_code_from_data() -> None:
         "np.load(path)",
         "np.load(path, allow_pickle=True)",
         "pickle.loads(data)",
-        "keras.models.load_model(path, safe_mode=False)",
+        "keras.models.load_model(path)",
+        "load(path, safe_mode=False)",
         "path.chmod(0o777)",
     ],
 )

@@ -1,0 +1,66 @@
+"""Real runs on TFRecords: what is recorded, and how a bad record ends them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import shards
+from tests.benchmark import Benchmark
+
+pytestmark = pytest.mark.processes
+
+FLAGS = ("--model=cifar_cnn", "--dataset=tfrecord")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shards.write(tmp_path_factory.mktemp("records"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sharding", "cache"),
+    [
+        (["--strategy=mwms", "--num-workers=2", "--batch-size=4", "--cache=disk"], "file", "disk"),
+        (["--strategy=ps", "--num-workers=2", "--batch-size=4"], "file", "none"),
+    ],
+)
+def test_a_run_records_its_input(
+    benchmark: Benchmark, folder: Path, flags: list[str], sharding: str, cache: str
+) -> None:
+    done = benchmark.run(*FLAGS, f"--data-dir={folder}", *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"Input: 24 images, sharded by {sharding} (2 process(es): each process reads its own files)" in done.stdout
+    run = benchmark.only_run()
+    assert (run["status"], run["dataset"], run["num_samples"]) == ("ok", "tfrecord", shards.COUNT)
+    assert (run["sharding"], run["cache"], len(run["data_digest"])) == (sharding, cache, 16)
+    assert not {"sharding", "data_digest", "num_samples", "cache"} & set(dict(run["null_reasons"]))
+    assert benchmark.table("iters")["loss"].between(0.5, 4).all()
+
+
+def test_a_bad_record_ends_the_run_and_what_was_measured_is_kept(benchmark: Benchmark, tmp_path: Path) -> None:
+    bad = shards.write(tmp_path / "bad", count=400, files=1) / "train-00000-of-00001"
+    shards.rewrite(bad, 399, shards.half_a_jpeg)
+    # One image of 400: the seed does not draw it among the first.
+    done = benchmark.run(*FLAGS, f"--data-dir={bad.parent}", "--num-iters=60")
+    assert done.returncode == 4, done.stdout
+    assert f"data file cannot be used: '{bad}', record 399: holds no JPEG that can be decoded" in done.stderr
+    assert "Traceback" not in done.stderr
+    run = benchmark.only_run()
+    assert (run["status"], run["failed_rank"], run["failed_phase"]) == ("failed", 0, "timed")
+    assert len(benchmark.table("iters")) > 3
+
+
+def test_what_cannot_start_leaves_nothing(benchmark: Benchmark, folder: Path, tmp_path: Path) -> None:
+    for flags, words in (
+        (["--data-dir", str(tmp_path)], "has no dataset.json"),
+        (["--data-dir", str(folder), "--batch-size=25"], "has 24 images to train and a global batch is 25"),
+        (["--data-dir", str(folder), "--strategy=ps", "--cache=disk"], "cannot work under strategy 'ps'"),
+        (["--dataset=synthetic", "--cache=none"], "has no effect on dataset 'synthetic'"),
+    ):
+        done = benchmark.run(*FLAGS, *flags)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert words in done.stderr
+    assert benchmark.left_behind() == []
