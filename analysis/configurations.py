@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +41,8 @@ class Configuration:
     """What each other run ended with; they are counted and never averaged in."""
     machines: frozenset[str]
     """`Results.runs.machine` of all runs."""
+    shape: str = ""
+    """Image size and classes, as far as other configurations of the model differ in them: ' 64x64'."""
 
     def typical(self, name: str, level: float = LEVEL) -> Interval | None:
         """A figure over runs; None where no run has it."""
@@ -76,14 +79,15 @@ class Configuration:
         frozen = f", --freeze {setup['freeze']}" if setup["freeze"] else ""
         classes = f" {setup['classes']}" if setup["classes"] else ""
         return (
-            f"{setup['model']}{frozen} on {setup['dataset']}{classes}{forward}{trained}{precision}{xla}, {batch}{cores}"
+            f"{setup['model']}{self.shape}{frozen} on {setup['dataset']}{classes}{forward}{trained}{precision}{xla}, "
+            f"{batch}{cores}"
         )
 
     @cached_property
     def name(self) -> str:
         """Short, for sentences: 'mwms x8 vgg16'."""
         forward = " forward" if self.setup["phase"] == "forward" else ""
-        return f"{self.series} x{self.setup['num_devices']} {self.setup['model']}{forward}"
+        return f"{self.series} x{self.setup['num_devices']} {self.setup['model']}{self.shape}{forward}"
 
     @cached_property
     def title(self) -> str:
@@ -97,6 +101,7 @@ def configurations(runs: pd.DataFrame) -> list[Configuration]:
     ok = (runs["status"] == "ok").to_numpy()
     columns = {name: runs[name].to_numpy(dtype=float, na_value=np.nan) for name in FIGURES}
     fields = {name: _plain(runs[name]) for name in SETUP}
+    shapes = _shapes(fields)
     ids, machines = runs["run_id"].tolist(), runs["machine"].tolist()
     ends = [f"{status}: {error}" for status, error in zip(runs["status"], runs["error"], strict=True)]
     found = []
@@ -112,9 +117,24 @@ def configurations(runs: pd.DataFrame) -> list[Configuration]:
                 samples={name: tuple(values[_known(name, values)].tolist()) for name, values in picked.items()},
                 failures=tuple(ends[row] for row in rows if not ok[row]),
                 machines=frozenset(machines[row] for row in rows),
+                shape=shapes[rows[-1]],
             )
         )
     return in_order(found)
+
+
+def _shapes(fields: Mapping[str, Sequence[Any]]) -> list[str]:
+    """`Configuration.shape` of each run."""
+    told = {"image_size": " {0:.0f}x{0:.0f}", "num_classes": " {0:.0f} classes"}
+    found = [""] * len(fields["model"])
+    for name, text in told.items():
+        known: dict[str, set[Any]] = defaultdict(set)
+        for model, value in zip(fields["model"], fields[name], strict=True):
+            known[model].add(value)
+        for row, (model, value) in enumerate(zip(fields["model"], fields[name], strict=True)):
+            if value is not None and len(known[model] - {None}) > 1:
+                found[row] += text.format(value)
+    return found
 
 
 def differing(

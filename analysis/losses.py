@@ -84,6 +84,7 @@ def _measure_base(one: Configuration) -> str:
     words = {
         "strategy": BASE_STRATEGY,
         "model": setup["model"],
+        **{name: _whole(setup[name.replace("-", "_")]) for name in ("image-size", "num-classes")},
         "dataset": setup["dataset"],
         "global-batch-size" if strong else "batch-size": setup["global_batch" if strong else "batch_per_device"],
         "phase": setup["phase"] if setup["phase"] == "forward" else None,
@@ -91,8 +92,13 @@ def _measure_base(one: Configuration) -> str:
         "num-batches-per-iter": setup["num_batches_per_iter"],
         "precision": setup["precision"],
         "device": setup["device_kind"],
-        "cores-per-device": None if cores is None else int(cores),
+        "cores-per-device": _whole(cores),
     }
     flags = " ".join(f"--{name} {value}" for name, value in words.items() if value is not None)
     preloaded = ", in a sweep with preload = true" if setup["preloaded"] else ""
     return f"measure it with python -m bench.run {flags}{' --xla' if setup['xla'] else ''}{preloaded}"
+
+
+def _whole(value: float | None) -> int | None:
+    """A column in which some rows are null holds numbers as floats."""
+    return None if value is None else int(value)

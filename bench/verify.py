@@ -19,6 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from bench.config import WorkloadConfig
 from bench.errors import BenchError, UsageError
 from bench.preload import keep_numpy_single_threaded, prepare, run_in_fork
 from results.command_line import Refused, complain, parse
@@ -29,6 +30,7 @@ from strategies import STRATEGIES, load
 # This process is forked for every run, so NumPy, and all that imports it, is imported when its threads are tamed.
 if TYPE_CHECKING:
     from bench.equivalence import Finding
+    from bench.workloads import ModelSpec
 
 REFERENCE = "single"
 
@@ -39,6 +41,10 @@ class Options:
 
     model: str = "mnist_cnn"
     """Model, as in bench.run; its dropout is off."""
+    image_size: int | None = None
+    """Height and width of the images [pixels], as in bench.run."""
+    num_classes: int | None = None
+    """Classes, as in bench.run."""
     dataset: str = "digits"
     """Images, as in bench.run."""
     data_dir: Path | None = None
@@ -85,6 +91,8 @@ class Case:
             f"--strategy={self.strategy}",
             f"--{'devices-per-worker' if one_process else 'num-workers'}={self.devices}",
             f"--model={options.model}",
+            *([f"--image-size={options.image_size}"] if options.image_size else []),
+            *([f"--num-classes={options.num_classes}"] if options.num_classes else []),
             f"--dataset={options.dataset}",
             *([f"--data-dir={options.data_dir}"] if options.data_dir else []),
             f"--seed={options.seed}",
@@ -143,7 +151,19 @@ def verify(options: Options, console: Console) -> int:
     from bench.equivalence import explain
     from bench.workloads import check as check_workload
 
-    check_workload(options.model, options.dataset, options.data_dir)
+    WorkloadConfig(image_size=options.image_size, num_classes=options.num_classes)
+    spec = check_workload(
+        options.model,
+        options.dataset,
+        options.data_dir,
+        image_size=options.image_size,
+        num_classes=options.num_classes,
+    )
+    if spec.batch_norm and max(options.devices) > 1:
+        raise UsageError(
+            f"model {spec.name!r} has batch normalisation, which normalises by the images of one device: on several it "
+            "trains something else by design. Choose a model without (--model vgg16_cifar), or --devices 1"
+        )
     todo = list(cases(options))
     store = Store(options.results_dir)
     store.prepare()
@@ -154,7 +174,8 @@ def verify(options: Options, console: Console) -> int:
         console.print(f"{case.strategy} x{case.devices} ...", end="\r") if console.is_terminal else None
         found.append((case, examine(case, options, found[0][1] if found else None)))
     verification_id = new_run_id(started_at)
-    rows = [_row(verification_id, started_at, options, case, finding) for case, finding in found]
+    made = {"verification_id": verification_id, "verified_at": started_at}
+    rows = [{**made, **_row(options, spec, case, finding)} for case, finding in found]
     store.commit(verification_id, started_at, {"verifications": rows})
     console.print(_table(found))
     for line in explain([(load(case.strategy).name, finding) for case, finding in found]):
@@ -166,15 +187,15 @@ def verify(options: Options, console: Console) -> int:
     return ExitCode.ENVIRONMENT if not_run and (options.strategies or not_run[0].strategy == REFERENCE) else ExitCode.OK
 
 
-def _row(verification_id: str, at: datetime, options: Options, case: Case, finding: Finding) -> dict[str, Any]:
+def _row(options: Options, spec: ModelSpec, case: Case, finding: Finding) -> dict[str, Any]:
     from bench.provenance import framework_versions
 
     versions = framework_versions()
     return {
-        "verification_id": verification_id,
-        "verified_at": at,
         "strategy": case.strategy,
         "model": options.model,
+        "image_size": spec.image_size,
+        "num_classes": spec.num_classes,
         "dataset": options.dataset,
         "num_devices": case.devices,
         "global_batch": options.global_batch_size,

@@ -235,6 +235,8 @@ VERIFICATIONS = (
     Column("verified_at", "timestamp", "UTC"),
     Column("strategy", "string", ""),
     Column("model", "string", ""),
+    Column("image_size", "int64", "height and width of the images [pixels]"),
+    Column("num_classes", "int64", "classes that the model tells apart"),
     Column("dataset", "string", ""),
     Column("num_devices", "int64", "replicas that compute gradients"),
     Column("global_batch", "int64", "images all devices and step"),

@@ -76,6 +76,7 @@ HEAVY = "{'tensorflow', 'keras', 'pandas', 'pyarrow', 'duckdb', 'matplotlib', 'p
         "from bench.verify import main; main(['--help'])",
         "from bench.transfer import main; main(['--help'])",
         "from bench.doctor import main; main(['--help'])",
+        "from bench.workloads.__main__ import main; main(['--help'])",
         "from bench.data import main; main(['--help'])",
         "from bench.data import main; main(['fetch'])",
         "from results.check import main; main(['--help'])",

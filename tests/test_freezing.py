@@ -72,6 +72,7 @@ def small_model(**inside: Any) -> Any:
         ("transfer_cnn", "base", 8_005),
         ("vgg16_cifar", "base", 267_786),
         ("vgg16_cifar", "14", 5_130),
+        ("mobilenetv2_mnist", "base", 12_810),
     ],
 )
 def test_what_is_left_to_train(model: str, freeze: str, left: int) -> None:

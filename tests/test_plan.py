@@ -57,6 +57,16 @@ def test_weak_scaling_keeps_the_batch_of_a_device(flags: list[str], devices: int
     assert (row["batch_per_device"], row["global_batch"]) == (12, 12 * devices)
 
 
+def test_image_size_and_classes_are_the_models_own_unless_they_are_given() -> None:
+    row = fields("--model=keras:NASNetLarge")
+    assert (row["image_size"], row["num_classes"]) == (331, 1000)
+    row = fields("--model=keras:NASNetLarge", "--image-size=64", "--num-classes=10")
+    assert (row["image_size"], row["num_classes"]) == (64, 10)
+    assert (row["config"]["image_size"], row["config"]["num_classes"]) == (64, 10)
+    with pytest.raises(UsageError, match=r"--image-size 31 .* give at least 32"):
+        fields("--model=vgg16", "--image-size=31")
+
+
 def test_strong_scaling_shares_the_global_batch() -> None:
     row = fields("--strategy=mwms", "--num-workers=4", "--global-batch-size=64")
     assert (row["batch_per_device"], row["global_batch"], row["scaling"]) == (16, 64, "strong")

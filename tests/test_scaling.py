@@ -164,6 +164,26 @@ def test_forward_runs_stand_against_forward_runs_and_exchange_nothing(tmp_path: 
     assert "forward" not in trained.configuration.workload
 
 
+def test_image_size_and_classes_are_work_and_named_where_they_differ(tmp_path: Path) -> None:
+    """Weights do not tell them apart: a network that ends in a mean over the image has the same for all sizes."""
+    shape = {"model": "keras:ResNet50", "image_size": 224, "num_classes": 10}
+    two = {"strategy": "mirrored", "num_devices": 2}
+    add_run(tmp_path, [0.8], **shape)
+    add_run(tmp_path, [1.0], **shape, **two)
+    assert standing(tmp_path, strategy="mirrored").configuration.name == "mirrored x2 keras:ResNet50"
+    add_run(tmp_path, [0.1], **shape | {"image_size": 64})
+    add_run(tmp_path, [0.2], **shape | {"image_size": 64}, **two)
+    small = standing(tmp_path, strategy="mirrored", image_size=64)
+    assert small.efficiency is not None
+    assert small.efficiency.value == pytest.approx(0.5)
+    assert small.configuration.workload.startswith("keras:ResNet50 64x64 on synthetic, 64 images a device")
+    assert standing(tmp_path, strategy="mirrored", image_size=224).configuration.name.endswith("ResNet50 224x224")
+    add_run(tmp_path, [0.2], **shape | {"image_size": 64, "num_classes": 1000}, **two)
+    lone = standing(tmp_path, num_classes=1000)
+    assert lone.configuration.name == "mirrored x2 keras:ResNet50 64x64 1000 classes"
+    assert lone.base is None
+
+
 def test_an_optimizer_has_base_cases_of_its_own_and_is_named(tmp_path: Path) -> None:
     add_run(tmp_path, [0.1])
     add_run(tmp_path, [0.2], optimizer="adam", learning_rate=0.001)

@@ -103,7 +103,7 @@ def list_models(options: Options, console: Console) -> int:
     """Prints the list and returns the exit code. Raises BenchError, before anything is built."""
     names = options.models or (*MODELS, *CATALOGUE)
     specs = [model_spec(name, options.image_size, options.num_classes) for name in names]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing is computed
     frameworks.load_quietly()
     rows = []

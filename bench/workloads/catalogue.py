@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -13,11 +14,14 @@ from bench.workloads.models import KERAS, ModelSpec
 def application(spec: ModelSpec) -> Any:
     """`keras:NAME`. Parameters: docs/models.md."""
     name = spec.name.removeprefix(KERAS)
-    # EfficientNet divides by 255 itself; all others leave it to the caller, and our images are in [0, 1] already.
-    scaled = {"input_tensor": layers.Rescaling(255.0)(keras.Input(spec.input_shape))} if "Efficient" in name else {}
-    return getattr(keras.applications, name)(
-        weights=None, classifier_activation=None, input_shape=spec.input_shape, classes=spec.num_classes, **scaled
+    make = partial(
+        getattr(keras.applications, name), weights=None, classifier_activation=None, classes=spec.num_classes
     )
+    if not name.startswith("EfficientNet"):
+        return make(input_shape=spec.input_shape)
+    # It divides pixels by 255 itself, as no other does, and ours are in [0, 1].
+    image = keras.Input(spec.input_shape)
+    return keras.Model(image, make(input_tensor=layers.Rescaling(255.0)(image)).output, name=name)
 
 
 def mobilenetv2_mnist(spec: ModelSpec) -> Any:

@@ -103,6 +103,8 @@ def test_a_parameter_server_that_loses_gradients_is_caught(tmp_path: Path) -> No
     ("flags", "code", "message"),
     [
         (["--model=lenet"], 2, "unknown model 'lenet'"),
+        (["--model=keras:ResNet50"], 2, "has batch normalisation, which normalises by the images of one device"),
+        (["--model=digits_cnn"], 2, "10 classes of dataset 'digits' but model 'digits_cnn' has 5: --num-classes 10"),
         (["--strategies=mwmss"], 2, "unknown strategy 'mwmss'. Did you mean 'mwms'?"),
         (["--strategies=independent"], 2, "trains each worker's own model by design"),
         (["--steps=40"], 2, "--steps is 40: give 4 to 10"),

@@ -85,7 +85,7 @@ def test_what_bench_run_refuses_fails_with_its_line(
     assert done.returncode == 1
     case = reframe.cases()["single"]
     assert (case["result"], case["fail_phase"]) == ("fail", "sanity")
-    ours = "bench.run: unknown model 'nonsense'. Valid: cifar_cnn, mnist_cnn, vgg16"
+    ours = "bench.run: unknown model 'nonsense'. Valid: alexnet, cifar_cnn, digits_cnn"
     assert case["fail_reason"].startswith(f"sanity error: {outcome}: {ours}")
     assert f"Reason: sanity error: {outcome}: {ours}" in done.stdout
     assert not reframe.benchmark.results.exists()
