@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench import __version__, costs, frameworks, output, provenance
+from bench import __version__, frameworks, output, provenance, run_columns
 from bench.agreement import compare
 from bench.bounds import Bounds
 from bench.clock import Clock
@@ -239,7 +239,7 @@ class _Member:
             if self._rank == 0:
                 self._log.shard.update_run(num_iters=self._schedule.num_iters)
                 self._describe_model(trainer.model)
-                self._log.shard.update_run(**costs.of_memory(plan, trainer, job.data.held_bytes))
+                self._log.shard.update_run(**run_columns.of_memory(plan, trainer, job.data.held_bytes))
             self._log.note(devices=trainer.devices())
         return trainer
 
@@ -300,9 +300,9 @@ class _Member:
         if folder is not None and evidence is not None:
             evidence.save(folder, self._rank, updates=trainer.updates(), weights=trainer.weights(0))
         if self._rank == 0:
-            self._describe_exchange(trainer.all_reduce())
+            log.shard.update_run(**run_columns.of_exchange(plan, trainer.all_reduce()))
             # Last, for it traces the model once more, for seconds where that is large.
-            log.shard.update_run(**costs.of_arithmetic(plan, trainer.model))
+            log.shard.update_run(**run_columns.of_arithmetic(plan, trainer.model))
             if (path := plan.config.training.save_model) is not None:
                 with replacing(path) as new:
                     trainer.save(new)
@@ -358,21 +358,15 @@ class _Member:
 
     def _describe_model(self, model: Any) -> None:
         fields, reasons = provenance.of_frameworks()
-        self._log.shard.update_run(**costs.of_weights(self._plan, model), provenance=fields, null_reasons=reasons)
+        self._log.shard.update_run(**run_columns.of_weights(self._plan, model), provenance=fields, null_reasons=reasons)
 
     def _describe_data(self, data: Data) -> None:
         strategy = self._plan.strategy
         readers = sum(strategy.replicas(task) > 0 for task in strategy.cluster.tasks)
-        sharding = data.sharding(readers)
-        fields = {"data_digest": data.digest, "sharding": sharding}
-        in_memory = "the data set's name says which images it holds, and every process holds all of them"
-        self._log.shard.update_run(
-            num_samples=data.num_samples,
-            **fields,
-            null_reasons={name: in_memory for name, value in fields.items() if value is None},
-        )
-        if sharding:
-            output.print_input(data.num_samples, sharding, readers)
+        fields = run_columns.of_data(data, readers)
+        self._log.shard.update_run(**fields)
+        if fields["sharding"]:
+            output.print_input(data.num_samples, fields["sharding"], readers)
 
     def _describe_peak(self, meeting: Rendezvous) -> None:
         """The first rank that computes speaks for all. While it times a product the others wait: on the same host they
@@ -381,16 +375,11 @@ class _Member:
         if timed:
             meeting.exchange(b"")
         if self._rank == next(rank for rank, task in enumerate(strategy.cluster.tasks) if strategy.replicas(task)):
-            self._log.shard.update_run(**costs.of_peak(self._plan, [gpu["name"] for gpu in self._gpus.describe()]))
+            self._log.shard.update_run(
+                **run_columns.of_peak(self._plan, [gpu["name"] for gpu in self._gpus.describe()])
+            )
         if timed:
             meeting.exchange(b"")
-
-    def _describe_exchange(self, all_reduce: str | None) -> None:
-        strategy = self._plan.strategy
-        alone = "one replica has nobody to exchange with"
-        why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} has no all-reduce"
-        reasons = {} if all_reduce or self._plan.forward else {"actual_all_reduce": why}
-        self._log.shard.update_run(actual_all_reduce=all_reduce, null_reasons=reasons)
 
 
 def _no_proxy(hosts: set[str]) -> None:

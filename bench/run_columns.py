@@ -1,5 +1,5 @@
-"""What a step costs: weights, arithmetic, what the device could do of that at most, and the memory that it was
-predicted to need. Columns of `runs`."""
+"""Columns of `runs` that only a process that trains can tell: of the data, the model, the exchange, and what a step
+costs in arithmetic and memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,29 @@ from typing import Any
 from bench.peaks import measured_peak, sheet_peak
 from bench.plan import Plan
 from bench.workloads.memory import Prediction, predict
-from strategies.base import Trainer
+from strategies.base import Data, Trainer
 
 _DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Precision -> what TensorFlow calls the numbers; TF32 is a property of the device."""
 
-
 _FLOPS = ("flops_per_image", "train_flops_per_image")
+
+
+def of_data(data: Data, readers: int) -> dict[str, Any]:
+    """Fields of `runs`; `readers` share the data."""
+    fields = {"data_digest": data.digest, "sharding": data.sharding(readers)}
+    in_memory = "the data set's name says which images it holds, and every process holds all of them"
+    reasons = {name: in_memory for name, value in fields.items() if value is None}
+    return {"num_samples": data.num_samples, **fields, "null_reasons": reasons}
+
+
+def of_exchange(plan: Plan, all_reduce: str | None) -> dict[str, Any]:
+    """Fields of `runs`; `all_reduce` as `strategies.base.Trainer` has it."""
+    strategy = plan.strategy
+    alone = "one replica has nobody to exchange with"
+    why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} has no all-reduce"
+    reasons = {} if all_reduce or plan.forward else {"actual_all_reduce": why}
+    return {"actual_all_reduce": all_reduce, "null_reasons": reasons}
 
 
 def of_weights(plan: Plan, model: Any) -> dict[str, Any]:
