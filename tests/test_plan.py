@@ -176,6 +176,8 @@ def test_the_whole_configuration_is_kept() -> None:
         "num_batches_per_iter": 10,
         "num_iters": 10,
         "cache": "memory",
+        "image_size": 28,
+        "num_classes": 10,
     }
     assert fields("--seed=7")["config"] == RunConfig().as_dict() | decided
 
