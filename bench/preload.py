@@ -44,11 +44,16 @@ def prepare() -> None:
 
 def run_in_fork(argv: Sequence[str], output: int | None = None) -> int:
     """Runs `bench.run` with these arguments in a fork, its output to the file descriptor `output`; its exit code."""
+    return os.waitstatus_to_exitcode(os.waitpid(start_in_fork(argv, output), 0)[1])
+
+
+def start_in_fork(argv: Sequence[str], output: int | None = None) -> int:
+    """Starts the same; the process's id."""
     server = os.getpid()
     sys.stdout.flush()
     pid = os.fork()
     if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return pid
     code = 1
     try:
         die_with_launcher(server, signal.SIGTERM)  # so that it stops its workers and records how it ended

@@ -50,6 +50,8 @@ def add_run(
         "strategy": "single",
         "synchronous": True,
         "model": "mnist_cnn",
+        "image_size": 28,
+        "num_classes": 10,
         "dataset": "synthetic",
         "cache": "memory",
         "trainable_params": 62_346,

@@ -37,6 +37,7 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
 
 def test_mfu_is_what_the_model_takes_of_what_the_device_can(tmp_path: Path) -> None:
     known = {"num_devices": 2, "num_processes": 2, "batch_per_device": 10, "flops_per_image": 1_000_000}
+    known["train_flops_per_image"] = 3_000_000
     add_run(tmp_path, [0.1, 0.1], **known, phase="train", peak_flops_per_s=1e9, predicted_mem_bytes=7)
     add_run(tmp_path, [0.1, 0.1], **known, phase="forward", peak_flops_per_s=1e9)
     add_run(tmp_path, [0.1, 0.1], **known, phase="train")
@@ -175,7 +176,7 @@ def test_rows_of_the_first_schema_read_beside_todays(tmp_path: Path) -> None:
     """Those columns did not exist; what the software then did is what they now say."""
     late = {"sweep_task", "job_id", "restart_count", "restart_of", "exchange", "preloaded", "compute_s"}
     late |= {"intra_op_threads", "inter_op_threads", "gpu_memory_mib", "phase", "optimizer", "learning_rate"}
-    late |= {"num_samples", "data_digest", "sharding", "cache"}
+    late |= {"image_size", "num_classes", "num_samples", "data_digest", "sharding", "cache"}
     add_run(tmp_path / "old", [0.1], run_id="X1", schema_version=1)
     for table in ("runs", "ranks", "iters"):
         known = [column.name for column in TABLES[table] if column.name not in late]

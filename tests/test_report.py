@@ -204,14 +204,18 @@ def test_hostile_words_do_no_harm_on_a_terminal_in_figures_or_in_markdown(
 def test_what_was_predicted_and_mfu_are_shown_where_they_are_known(tmp_path: Path) -> None:
     add_run(tmp_path, [0.1])
     assert table.headings(content_of(tmp_path).standings) == table.HEADINGS
-    known = {"flops_per_image": 1_000_000, "peak_flops_per_s": 1e10, "predicted_mem_bytes": 3 << 29}
+    known = {"train_flops_per_image": 3_000_000, "peak_flops_per_s": 1e10, "predicted_mem_bytes": 3 << 29}
     add_run(tmp_path, [0.1], batch_per_device=100, **known)
     content = content_of(tmp_path)
     shown = table.headings(content.standings)
     assert shown == (*table.HEADINGS, "predicted", "MFU")
-    unknown, found = (dict(zip(shown, table.cells(one, "x", shown), strict=True)) for one in content.standings)
+    rows = {
+        one.configuration.setup["batch_per_device"]: dict(zip(shown, table.cells(one, "x", shown), strict=True))
+        for one in content.standings
+    }
+    unknown, found = rows[64], rows[100]
     assert (unknown["predicted"], unknown["MFU"]) == (("-", None), ("-", None))
-    assert found["predicted"] == ("1.50 GiB", 3 << 29)
+    assert found["predicted"] == ("1.50 GiB", pytest.approx(3 << 29))
     assert found["MFU"] == ("30.0%", pytest.approx(0.3))
     assert {note.partition(":")[0] for note in content.notes} >= {"predicted", "MFU"}
     (marks,) = (

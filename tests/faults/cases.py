@@ -177,7 +177,8 @@ def _told_to_stop() -> Iterator[Case]:
     yield Case(
         fault="--timeout passes",
         strategy="mirrored",
-        flags=(*MIRRORED, "--timeout=9"),
+        flags=(*MIRRORED, "--timeout=1000"),
+        inside="time_is_up('timed', 0)",
         writers=1,
     )
 

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.benchmark import Benchmark, worker_pid
+from tests.faults.forks import Forked
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Running:
     """A run in its timed loop, and the processes that were started for it."""
 
     benchmark: Benchmark
-    processes: list[subprocess.Popen[str]]
+    processes: Sequence[subprocess.Popen[str] | Forked]
 
     def pid(self, rank: int) -> int:
         return worker_pid(self.benchmark, rank)

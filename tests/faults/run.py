@@ -7,19 +7,20 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 
 from jobs.launch import free_ports
 from results.check import check
 from tests.benchmark import BOUND_S, ROOT, Benchmark, clean_environment, running_benchmarks, shard_lines
 from tests.faults.cases import Case
+from tests.faults.forks import Forked, ForkServer
 from tests.faults.outside import Running
 from tests.processes.test_mpi import AS_ROOT, MPIRUN
 from tests.synthetic_store import add_run
@@ -55,13 +56,13 @@ class Outcome:
     """In the end `results.check` finds nothing wrong with the store."""
 
 
-def perform(case: Case, folder: Path) -> Outcome:
+def perform(case: Case, folder: Path, server: ForkServer) -> Outcome:
     """Runs it to its end, within BOUND_S."""
     folder.mkdir()
     with _file_system(case, folder) as benchmark:
         add_run(benchmark.results, run_id=EARLIER)
         earlier = _digests(benchmark.results)
-        processes = _start(case, benchmark)
+        processes = _start(case, benchmark, server)
         running = Running(benchmark, processes)
         try:
             before = _wait_until_timing(case, running) if case.outside else {}
@@ -74,7 +75,7 @@ def perform(case: Case, folder: Path) -> Outcome:
         finally:
             for process in processes:
                 process.kill()
-            for pid in running_benchmarks(MARK, str(folder)):
+            for pid in _running(folder):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, 9)
         _mend(case, folder, benchmark)
@@ -99,29 +100,33 @@ def perform(case: Case, folder: Path) -> Outcome:
         )
 
 
-def _start(case: Case, benchmark: Benchmark) -> list[subprocess.Popen[str]]:
-    program = (
-        "import sys\nfrom bench import frameworks\nframeworks.load()\nfrom tests.faults.inside import *\n"
-        f"{case.inside}\nfrom bench.run import main\nsys.exit(main(sys.argv[1:]))"
-    )
+def _start(case: Case, benchmark: Benchmark, server: ForkServer) -> Sequence[subprocess.Popen[str] | Forked]:
     flags = [flag for flag in ENDLESS if flag.split("=")[0] not in "".join(case.flags)]
-    command = [sys.executable, "-c", program, *benchmark.command(*flags, *case.flags)[3:]]
+    command = benchmark.command(*flags, *case.flags)
     folder = benchmark.results.parent
     env = clean_environment() | {MARK: str(folder)}
+    # A library that is loaded first, and mpirun, need a process that executes a program.
     if case.clock:
-        env |= {"LD_PRELOAD": str(_clock_library(folder)), "FAULTY_CLOCK": str(folder / "clock")}
+        return [
+            _popen(command, env | {"LD_PRELOAD": str(_clock_library(folder)), "FAULTY_CLOCK": str(folder / "clock")})
+        ]
     if case.start == "mpirun":
         words = [str(MPIRUN), "-np", "2", "--oversubscribe", "--bind-to", "none", *command]
         return [_popen(words, env | AS_ROOT)]
     if case.start == "alone":
-        return [_popen(command, env)]
+        return [server.start(command[3:], env, folder, case.inside)]
     ranks = 3 if "--strategy=ps" in case.flags else 2
     roles = ["chief", "worker", "ps"] if ranks == 3 else ["worker"] * 2
     addresses = [f"127.0.0.1:{port}" for port in free_ports(ranks)]
     cluster = {role: [a for a, r in zip(addresses, roles, strict=True) if r == role] for role in roles}
     tasks = [{"type": role, "index": roles[:rank].count(role)} for rank, role in enumerate(roles)]
     return [
-        _popen([*command, "--cores-per-device=1"], env | {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})})
+        server.start(
+            [*command[3:], "--cores-per-device=1"],
+            env | {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})},
+            folder,
+            case.inside,
+        )
         for rank, task in enumerate(tasks)
         if rank != case.absent
     ]
@@ -145,9 +150,23 @@ def _wait_until_timing(case: Case, running: Running) -> dict[int, int]:
         time.sleep(0.05)
 
 
+def _running(folder: Path) -> dict[int, str]:
+    """pid -> command of every process of a case that lives on.
+
+    A fork shows the environment of the process that it was forked from: it is known by its current directory, which all
+    that it starts inherits.
+    """
+    found = running_benchmarks(MARK, str(folder))
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(folder):
+                found[process.pid] = " ".join(process.cmdline())
+    return found
+
+
 def _left(folder: Path) -> dict[int, str]:
     deadline = time.monotonic() + GONE_S
-    while (left := running_benchmarks(MARK, str(folder))) and time.monotonic() < deadline:
+    while (left := _running(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return left
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.benchmark import MAY_MOUNT, ROOT
 from tests.faults.cases import BOUND_S, HASTY, Case, cases
+from tests.faults.forks import ForkServer
 from tests.faults.run import GONE_S, NOTHING, Outcome, perform
 
 pytestmark = pytest.mark.processes
@@ -30,8 +31,10 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """Name -> outcome, of the cases that were asked for. All have ended: no test may see the processes of another."""
     asked = [item.callspec.params["case"] for item in request.session.items if _is_case(item)]
     folder = tmp_path_factory.mktemp("faults")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return {case.name: pool.submit(perform, case, folder / str(number)) for number, case in enumerate(asked)}
+    with ForkServer() as server, ThreadPoolExecutor(AT_ONCE) as pool:
+        return {
+            case.name: pool.submit(perform, case, folder / str(number), server) for number, case in enumerate(asked)
+        }
 
 
 def _is_case(item: pytest.Item) -> bool:
