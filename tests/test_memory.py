@@ -9,7 +9,7 @@ import pytest
 
 from bench import frameworks
 from bench.workloads import MODELS, build_model
-from bench.workloads.arithmetic import forward_flops
+from bench.workloads.arithmetic import count_flops
 from bench.workloads.memory import Prediction, predict
 
 frameworks.load()
@@ -42,7 +42,7 @@ def test_the_worked_example() -> None:
 
     model = built(layers.Conv2D(200, 5, padding="same", activation="relu"), shape=(150, 100, 3))
     assert model.count_params() == (5 * 5 * 3 + 1) * 200 == 15_200
-    assert forward_flops(model) == 2 * 225_000_000
+    assert count_flops(model).forward == 2 * 225_000_000
     image, result = 150 * 100 * 3 * 4, 150 * 100 * 200 * 4
     assert result == 12_000_000
     assert predicted(model).activations == image + result
