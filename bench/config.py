@@ -132,7 +132,8 @@ class TrainingConfig:
                 f"--lr-warmup-epochs is {self.lr_warmup_epochs}: it needs at least as many --epochs, or the rate would "
                 "never be the scaled one"
             )
-        if self.save_model is not None and not self.save_model.name.endswith(MODEL_FILES):
+        name = self.save_model.name if self.save_model is not None else None
+        if name is not None and (not name.endswith(MODEL_FILES) or name in MODEL_FILES):
             raise UsageError(
                 f"--save-model is {str(self.save_model)!r}: give a name that ends in .weights.h5 or .keras"
             )
@@ -253,6 +254,8 @@ class RunConfig:
             self._refuse_what_only_trains()
         if self.training.epochs is not None and self.measure.num_iters is not None:
             raise UsageError("--epochs and --num-iters both say how long to train: give one of them")
+        if self.training.save_model is not None and self.output.sweep_task is not None:
+            raise UsageError("--save-model in a sweep is a file that each of its runs would replace: leave it out")
 
     def groups(self) -> tuple[Any, ...]:
         """The sections."""

@@ -29,12 +29,19 @@ _NOT_ASKED = {
     "job_id": "no batch system started the run",
     "restart_count": "only Slurm counts restarts",
     "restart_of": "no attempt of the same job was cut off before",
-    "classes": "all classes of the data set are trained",
+    "classes": "no classes were chosen",
     "num_train_samples": "all training images are used",
     "freeze": "every layer is trained",
     "weights": "the weights begin at random",
 }
 """Column -> why it is null where nothing asks for it."""
+
+_UNTIL_THE_END = {
+    "actual_all_reduce": "the run ended before its step was looked at",
+    **dict.fromkeys(("flops_per_image", "train_flops_per_image"), "the run ended before they were counted"),
+    "time_to_accuracy_s": "the run ended before an evaluation reached the target",
+}
+"""The same for what a run tells later than the rest."""
 
 _NOTHING_TRAINED = {
     **dict.fromkeys(("synchronous", "optimizer", "learning_rate"), "the forward phase changes no weights"),
@@ -47,6 +54,7 @@ _NOTHING_TRAINED = {
 def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str], gpus: Gpus) -> None:
     """Writes what this host can tell of the run: where it runs, and why some columns will be null."""
     fields, reasons = provenance.of_host(env, gpus)
+    reasons |= _UNTIL_THE_END
     if plan.forward:
         reasons |= _NOTHING_TRAINED
     elif plan.strategy.requested_all_reduce is None:

@@ -87,6 +87,7 @@ def check(config: RunConfig, cluster: ClusterEnv | None) -> None:
         (config.output.evidence, "evidence", "trials prove nothing"),
         (config.training.epochs, "epochs", "trials have one timed step"),
         (config.training.save_model, "save_model", "trials train nothing worth keeping"),
+        (config.measure.measure_peak, "measure_peak", "its matrices need memory of their own"),
         (config.output.dry_run, "dry_run", "which runs there will be depends on how each has ended"),
     ):
         if value:

@@ -154,7 +154,7 @@ def _at(member: ClusterEnv) -> str:
 
 _FLAGS = {
     **dict.fromkeys(("start", "import", "rendezvous", "leave"), " (--rendezvous-timeout)"),
-    **dict.fromkeys(("build", "trace", "warmup", "timed", "finish"), " (--step-timeout)"),
+    **dict.fromkeys(("build", "trace", "warmup", "timed", "evaluation", "finish"), " (--step-timeout)"),
 }
 """Phase -> what sets its bound."""
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench.errors import BenchError, UsageError, WorkloadError
+from bench.errors import BenchError, UsageError
 from bench.preload import keep_numpy_single_threaded, prepare, run_in_fork
 from results.command_line import Refused, complain, parse
 from results.exit_codes import ExitCode
@@ -39,6 +38,8 @@ class Options:
 
     model: str = "transfer_cnn"
     """Model, as in bench.run."""
+    num_classes: int | None = None
+    """Classes of the model, as in bench.run."""
     dataset: str = "digits"
     """Images, as in bench.run; its test images are what accuracy is measured on."""
     data_dir: Path | None = None
@@ -161,6 +162,7 @@ def flags(options: Options, training: str, seed: int, pretrained: Path) -> list[
         f"--strategy={options.strategy}",
         f"--{'devices-per-worker' if load(options.strategy).one_process else 'num-workers'}={options.devices}",
         f"--model={options.model}",
+        *([f"--num-classes={options.num_classes}"] if options.num_classes is not None else []),
         f"--dataset={options.dataset}",
         *([f"--data-dir={options.data_dir}"] if options.data_dir else []),
         *own[training],
@@ -185,8 +187,9 @@ class _RunFailed(BenchError):
         self.exit_code = code  # type: ignore[assignment]  # as the run's own, whichever it is
 
 
-def perform(words: Sequence[str], what: str) -> str:
-    """Makes a run in a process of its own; its run_id. Raises what it failed with."""
+def perform(words: Sequence[str], what: str) -> float:
+    """Makes a run in a process of its own; its accuracy after the last epoch, not the best one: to choose by the test
+    images would flatter. Raises what it failed with."""
     with tempfile.TemporaryFile("w+") as output:
         code = run_in_fork(words, output.fileno())
         output.seek(0)
@@ -194,46 +197,24 @@ def perform(words: Sequence[str], what: str) -> str:
     if code:
         complaints = [line.partition(": ")[2] for line in lines if line.startswith("bench.run: ")]
         raise _RunFailed(code, f"{what}: {complaints[-1] if complaints else f'exit code {code}'}")
-    return str(json.loads(lines[-1])["run_id"])
-
-
-def last_accuracies(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """run_id -> accuracy after the last epoch. Not the best one: to choose by the test images would flatter."""
-    last: dict[str, Mapping[str, Any]] = {}
-    for row in rows:
-        if row["run_id"] not in last or row["epoch"] > last[row["run_id"]]["epoch"]:
-            last[row["run_id"]] = row
-    return {run_id: float(row["accuracy"]) for run_id, row in last.items()}
-
-
-def _read_accuracies(results_dir: Path, run_ids: Sequence[str]) -> dict[str, float]:
-    import pyarrow.parquet as pq
-
-    columns = ["run_id", "epoch", "accuracy"]
-    table = pq.read_table(results_dir / "evals", columns=columns, filters=[("run_id", "in", [*run_ids])])
-    found = last_accuracies(table.to_pylist())
-    if missing := {*run_ids} - {*found}:
-        raise WorkloadError(f"no evaluation of run {min(missing)} is in {str(results_dir)!r}: was it moved meanwhile?")
-    return found
+    return float(json.loads(lines[-1])["final_accuracy"])
 
 
 def transfer(options: Options, console: Console) -> int:
     """Makes all runs, prints what came out and returns the exit code."""
     check(options)
     prepare()
-    runs: dict[str, list[str]] = {SCRATCH: [], PRETRAINING: [], TRANSFER: []}
+    accuracies: dict[str, list[float]] = {SCRATCH: [], PRETRAINING: [], TRANSFER: []}
     with tempfile.TemporaryDirectory(prefix="transfer-") as folder:
         for seed in range(1, options.seeds + 1):
             pretrained = Path(folder) / f"seed-{seed}.weights.h5"
-            for training, made in runs.items():
+            for training, found in accuracies.items():
                 console.print(f"seed {seed}: {training} ...", end="\r") if console.is_terminal else None
-                made.append(perform(flags(options, training, seed, pretrained), f"seed {seed}, {training}"))
+                found.append(perform(flags(options, training, seed, pretrained), f"seed {seed}, {training}"))
             pretrained.unlink()
-    known = _read_accuracies(options.results_dir, [run_id for made in runs.values() for run_id in made])
-    accuracies = {training: [known[run_id] for run_id in made] for training, made in runs.items()}
     console.print(_table(options, accuracies))
-    found = gain(accuracies[SCRATCH], accuracies[TRANSFER])
-    sentence = f"Transferred - from scratch: {_signed(found)}. {verdict(found)}"
+    gained = gain(accuracies[SCRATCH], accuracies[TRANSFER])
+    sentence = f"Transferred - from scratch: {_signed(gained)}. {verdict(gained)}"
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     return ExitCode.OK
 

@@ -239,7 +239,8 @@ class _Member:
             if self._rank == 0:
                 self._log.shard.update_run(num_iters=self._schedule.num_iters)
                 self._describe_model(trainer.model)
-                self._log.shard.update_run(**run_columns.of_memory(plan, trainer, job.data.held_bytes))
+                held_bytes = job.data.held_bytes + (job.held_out.held_bytes if job.held_out else 0)
+                self._log.shard.update_run(**run_columns.of_memory(plan, trainer, held_bytes))
             self._log.note(devices=trainer.devices())
         return trainer
 
@@ -301,11 +302,11 @@ class _Member:
             evidence.save(folder, self._rank, updates=trainer.updates(), weights=trainer.weights(0))
         if self._rank == 0:
             log.shard.update_run(**run_columns.of_exchange(plan, trainer.all_reduce()))
-            # Last, for it traces the model once more, for seconds where that is large.
-            log.shard.update_run(**run_columns.of_arithmetic(plan, trainer.model))
             if (path := plan.config.training.save_model) is not None:
                 with replacing(path) as new:
                     trainer.save(new)
+            # Last, for it traces the model once more, for seconds where that is large.
+            log.shard.update_run(**run_columns.of_arithmetic(plan, trainer.model))
 
     @property
     def _rank(self) -> int:

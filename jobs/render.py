@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
-from jobs.script import Step, render
+from jobs.script import Step, folders_of, render
 from jobs.site import Site, profile_words
 from results import command_line
 from results.command_line import Refused, value_of
@@ -48,14 +48,13 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = command_line.parse(Options, "python -m jobs.render", [*profile_words(ours), *ours])
         results = Path(value_of(theirs, "results_dir") or "results/data").absolute()
-        data = value_of(theirs, "data_dir")
         step = Step(
             task=options.name,
             name=options.name,
             nodes=options.nodes,
             tasks_per_node=options.tasks_per_node,
             words=["-m", "bench.run", *theirs, f"--results-dir={results}"],
-            folders=[results, *([Path(data)] if data else [])],
+            folders=folders_of(results, lambda name: value_of(theirs, name)),
         )
         made_by = shlex.join(["python", "-m", "jobs.render", *argv])
         text = render(

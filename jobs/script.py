@@ -6,7 +6,7 @@ import hashlib
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -37,6 +37,13 @@ class Step:
     words: Sequence[str]
     folders: Sequence[Path]
     """What the run must see where it runs in a container, the results directory first."""
+
+
+def folders_of(results: Path, setting: Callable[[str], object]) -> list[Path]:
+    """What a run must see: `setting` of a name is what its command line says, None where it says nothing."""
+    data = setting("data_dir")
+    files = (setting(name) for name in ("weights", "save_model"))
+    return [results, *([Path(str(data))] if data else []), *(Path(str(file)).parent for file in files if file)]
 
 
 def folder_name(name: str) -> str:

@@ -24,7 +24,7 @@ from jobs import lock, runners, slurm
 from jobs.matrix import Run, Sweep, benchmark_words, load
 from jobs.progress import progress
 from jobs.runners import Figures, RunnerDied
-from jobs.script import Step, folder_name, launch_words
+from jobs.script import Step, folder_name, folders_of, launch_words
 from jobs.site import Site, profile_words
 from jobs.slurm import SlurmFault
 from jobs.submission import Submission, grouped
@@ -109,7 +109,7 @@ def to_do(sweep: Sweep, options: Options) -> list[Run]:
 
 def step_of(run: Run, options: Options) -> Step:
     """A run as a step of an allocation."""
-    configuration, data = run.configuration, run.configuration.flags.get("data_dir")
+    configuration = run.configuration
     results = options.results_dir.absolute()
     return Step(
         task=run.task,
@@ -117,7 +117,7 @@ def step_of(run: Run, options: Options) -> Step:
         nodes=configuration.nodes,
         tasks_per_node=configuration.tasks_per_node,
         words=benchmark_words(run, options.name, results),
-        folders=[results, *([Path(str(data))] if data else [])],
+        folders=folders_of(results, configuration.flags.get),
     )
 
 

@@ -133,6 +133,8 @@ def _tables(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_a
             done={rank: len(shard.iters) for rank, shard in by_rank.items()},
         ),
     )
+    # A reason is said when a run begins, for what it may not live to tell.
+    run["null_reasons"] = {name: why for name, why in run["null_reasons"].items() if run.get(name) is None}
     run["comparability_key"] = comparability_key(run)
     evals = [{"run_id": run_id, **row} for rank in by_rank for row in by_rank[rank].evals]
     return {

@@ -118,6 +118,8 @@ class HeldOut:
     """The test images of a workload, none of which is trained."""
 
     num_samples: int
+    held_bytes: int
+    """As `Data` has them."""
     batches: Callable[[Shard], Any]
     """Makes the tf.data pipeline of a shard: each element is (images [b, h, w, c], labels [b], weights [b] float32) of
     one replica and one step, replicas in order within a step. A weight is 1 for an image that counts and 0 for one that
@@ -132,6 +134,8 @@ class Workload:
 
     build_model: Callable[[], Any]
     """Makes the Keras model, which ends in logits of any float type. Seeded: every call makes the same weights."""
+    build_copy: Callable[[], Any]
+    """Makes a model of the same variables, whose values come from elsewhere: no file is read."""
     build_optimizer: Callable[[], Any]
     """Makes the Keras optimizer. Not called in the forward phase."""
     build_input: Callable[[Shard], Any]

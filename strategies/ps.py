@@ -145,7 +145,7 @@ class CoordinatedTrainer:
             return which_worker(), start, end, loss_sums, *clocks_and_proof
 
         self._turn = turn
-        self._build_model = workload.build_model
+        self._build_copy = workload.build_copy
         held_out = workload.held_out
         self._evaluator = RemoteEvaluator(self._coordinator, self.model, held_out, num_workers) if held_out else None
 
@@ -167,7 +167,7 @@ class CoordinatedTrainer:
     def save(self, path: Path) -> None:
         from strategies.evaluation import save
 
-        save(self._build_model, (variable.value.numpy() for variable in self.model.variables), path)
+        save(self._build_copy, (variable.value.numpy() for variable in self.model.variables), path)
 
     def traces(self) -> int:
         return int(self._turn.experimental_get_tracing_count())

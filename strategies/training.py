@@ -66,7 +66,7 @@ class ReplicatedTrainer:
         self._iterator = iter(
             distribution.distribute_datasets_from_function(lambda _context: workload.build_input(shard).repeat())
         )
-        self._build_model = workload.build_model
+        self._build_copy = workload.build_copy
         held_out = workload.held_out
         self._evaluator = Evaluator(distribution, self.model, held_out, shard) if held_out else None
         self._steps = compile_steps(
@@ -102,7 +102,7 @@ class ReplicatedTrainer:
         return self._evaluator.evaluate()
 
     def save(self, path: Path) -> None:
-        save(self._build_model, (self._copies(variable)[0].numpy() for variable in self.model.variables), path)
+        save(self._build_copy, (self._copies(variable)[0].numpy() for variable in self.model.variables), path)
 
     def traces(self) -> int:
         return int(self._steps.experimental_get_tracing_count())
@@ -130,6 +130,8 @@ class ReplicatedTrainer:
         return 0 if self._optimizer is None else int(self._optimizer.iterations.numpy())
 
     def slot_bytes(self) -> int | None:
+        if self._optimizer is None:
+            return 0
         slots = [variable.value for variable in self._optimizer.variables]
         return sum(int(slot.dtype.size * slot.shape.num_elements()) for slot in slots)
 

@@ -121,6 +121,11 @@ REFUSED = [
     ),
     (["--lr-warmup-epochs=3", "--lr-scaling=linear"], "--lr-warmup-epochs is 3: it needs at least as many --epochs"),
     (["--save-model=x.h5"], "--save-model is 'x.h5': give a name that ends in .weights.h5 or .keras"),
+    (["--save-model=x/.keras"], "--save-model is 'x/.keras': give a name that ends in"),
+    (
+        ["--save-model=x.keras", "--sweep-task=t"],
+        "--save-model in a sweep is a file that each of its runs would replace",
+    ),
     (["--save-model=/nowhere/x.keras"], "--save-model '/nowhere/x.keras': there is no folder '/nowhere'"),
     (["--save-model=/dev/null/x.keras"], "there is no folder '/dev/null'"),
     (["--epochs=2", "--dataset=synthetic"], "dataset 'synthetic' is noise, in which nothing can be recognised"),

@@ -53,6 +53,11 @@ def test_a_rank_that_was_killed_elsewhere_is_to_blame_for_what_the_others_met() 
     assert verdict(ended(mine, silent, ending=Ending(exit_codes={0: 4}, first_failed=0)))[:3] == ("failed", 4, 0)
 
 
+def test_a_reason_stays_only_for_what_is_null() -> None:
+    run = ended(rank(0), rank(1), flops_per_image=7, null_reasons={"flops_per_image": "not counted", "mfu": "unknown"})
+    assert run["runs"][0]["null_reasons"] == {"mfu": "unknown"}
+
+
 def test_a_clean_end() -> None:
     tables = ended(rank(0), rank(1), ending=Ending(exit_codes={0: 0, 1: 0}))
     assert verdict(tables) == ("ok", 0, None, None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.render import main
-from jobs.script import MARKER, Step, launch_words, render
+from jobs.script import MARKER, Step, folders_of, launch_words, render
 from jobs.site import Site, profile_words
 from jobs.submission import sections
 from results.command_line import Refused
@@ -54,6 +54,13 @@ def test_a_container_sees_results_and_the_sites_folders() -> None:
         *("singularity", "exec", "--nv", "--bind=/data/results", "--bind=/scratch", "--pwd=/data/results"),
         *("/images/ts.sif", "python", "-m", "bench.run"),
     ]
+
+
+def test_a_run_sees_its_data_its_weights_and_where_it_saves() -> None:
+    said = {"data_dir": "/data/imagenet", "weights": "/proj/w.weights.h5", "save_model": "/out/m.keras"}
+    found = ["/data/results", "/data/imagenet", "/proj", "/out"]
+    assert folders_of(Path("/data/results"), said.get) == [Path(folder) for folder in found]
+    assert folders_of(Path("/data/results"), {}.get) == [Path("/data/results")]
 
 
 def test_hostile_values_are_words_and_nothing_else(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_the_forward_phase_infers_and_changes_nothing(strategy: str) -> None:
     before = one.weights(0)
     found = losses(one)
     assert all((old == new).all() for old, new in zip(before, one.weights(0), strict=True))
-    assert (one.updates(), one.all_reduce()) == (0, None)
+    assert (one.updates(), one.slot_bytes(), one.all_reduce()) == (0, 0, None)
     assert np.allclose(found, inferred("cifar_cnn"), rtol=1e-5)
     kinds = {node.op for node in nodes_of(one)}
     assert "Conv2D" in kinds

@@ -9,7 +9,7 @@ import pytest
 
 from bench import transfer
 from bench.errors import UsageError
-from bench.transfer import PRETRAINING, SCRATCH, TRANSFER, Options, flags, gain, interval, last_accuracies, verdict
+from bench.transfer import PRETRAINING, SCRATCH, TRANSFER, Options, flags, gain, interval, verdict
 
 
 def test_an_interval_is_students() -> None:
@@ -46,15 +46,6 @@ def test_a_gain_pairs_the_seeds() -> None:
 )
 def test_a_verdict_follows_the_interval(scratch: list[float], transferred: list[float], said: str) -> None:
     assert verdict(gain(scratch, transferred)).startswith(said)
-
-
-def test_the_last_epoch_counts_and_not_the_best() -> None:
-    rows = [
-        {"run_id": "a", "epoch": 2, "accuracy": 0.7},
-        {"run_id": "a", "epoch": 1, "accuracy": 0.9},
-        {"run_id": "b", "epoch": 1, "accuracy": 0.5},
-    ]
-    assert last_accuracies(rows) == {"a": 0.7, "b": 0.5}
 
 
 @pytest.mark.parametrize(("strategy", "devices"), [("mwms", "--num-workers=2"), ("mirrored", "--devices-per-worker=2")])

@@ -57,10 +57,9 @@ def check(
         )
     chosen = _trained_classes(spec, dataset, data_dir, classes)
     if (count := len(chosen) if chosen else SETS[dataset].classes(data_dir)) > spec.num_classes:
-        fewer = ", or choose fewer with --classes" if isinstance(SETS[dataset], Dataset) else ""
         raise UsageError(
             f"{count} classes of dataset {dataset!r} but model {model!r} has {spec.num_classes}: --num-classes {count} "
-            f"gives it as many{fewer}"
+            "gives it as many"
         )
     return spec
 
@@ -185,6 +184,7 @@ def workload(
         test = opened("test")
         held_out = HeldOut(
             num_samples=test.num_samples,
+            held_bytes=test.held_bytes,
             batches=lambda shard: test.evaluation_batches(shard, batch=batch_per_device),
             steps=lambda shard: test.evaluation_steps(shard, batch=batch_per_device),
         )
@@ -198,6 +198,7 @@ def workload(
 
     return Workload(
         build_model=build,
+        build_copy=lambda: build_model(spec, seed, numerics.precision),
         build_optimizer=lambda: build_optimizer(optimizer, rate),
         build_input=lambda shard: data.batches(shard, batch=batch_per_device, steps=num_steps),
         data=data,
