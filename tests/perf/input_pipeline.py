@@ -1,9 +1,9 @@
 """What input costs: `python -m tests.perf.input_pipeline`.
 
 Decoding and augmenting JPEGs of 224x224 without any training: the benchmark's pipeline for TFRecords against a plain
-hand-written one that does the same to each image, in turns, by the wall and by the time that their threads computed,
-which other processes disturb less. And training on images in memory: `digits` and `mnist`
-(a file of its size with generated images) against `synthetic`. Prints medians and the ratios, round by round.
+hand-written one, which decodes whole images and then crops, in turns, by the wall and by the time that their threads
+computed, which other processes disturb less. And training on images in memory: `digits` and `mnist` (a file of its size
+with generated images) against `synthetic`. Prints medians and the ratios, round by round.
 """
 
 from __future__ import annotations
