@@ -85,8 +85,11 @@ def check(config: RunConfig, cluster: ClusterEnv | None) -> None:
     for value, name, why in (
         (config.output.sweep_task, "sweep_task", "a sweep's task is one run"),
         (config.output.evidence, "evidence", "trials prove nothing"),
+        (config.training.epochs, "epochs", "trials have one timed step"),
+        (config.training.save_model, "save_model", "trials train nothing worth keeping"),
+        (config.output.dry_run, "dry_run", "which runs there will be depends on how each has ended"),
     ):
-        if value is not None:
+        if value:
             raise UsageError(f"{flag(name)} does not go with --find-max-batch, because {why}: leave one of them out")
     for field in dataclasses.fields(MeasureConfig):
         if field.name in _SHORT and getattr(config.measure, field.name) != field.default:

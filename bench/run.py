@@ -54,7 +54,7 @@ def _run(argv: Sequence[str]) -> int:
         raise UsageError(
             f"--port-base is for workers on this machine, but {cluster.source} names the ports: leave it out"
         )
-    if config.workload.find_max_batch and not config.output.dry_run:
+    if config.workload.find_max_batch:
         from bench import max_batch
 
         return max_batch.find(config, cluster)

@@ -70,10 +70,15 @@ def summarise(tables: Tables) -> dict[str, Any]:
         "data_wait_share": _data_wait_share(timed),
         **(_latencies(timed) if run.get("phase") == "forward" else {}),
         **{name: _largest(tables["ranks"], name) for name in _LARGEST_OF_RANKS},
+        "predicted_mem_ratio": _ratio(run.get("predicted_mem_bytes"), _largest(tables["ranks"], _MEASURED_MEM)),
         "final_accuracy": evals[-1]["accuracy"] if evals else None,
         "best_accuracy": _largest(evals, "accuracy"),
         "time_to_accuracy_s": run.get("time_to_accuracy_s"),
     }
+
+
+def _ratio(predicted: float | None, measured: float | None) -> float | None:
+    return predicted / measured if predicted and measured else None
 
 
 def _data_wait_share(timed: Sequence[dict[str, Any]]) -> float | None:
@@ -108,7 +113,8 @@ def _largest(rows: Sequence[dict[str, Any]], column: str) -> float | None:
     return max(values, default=None)
 
 
-_LARGEST_OF_RANKS = ("startup_time_s", "peak_rss_bytes", "framework_peak_mem_bytes")
+_MEASURED_MEM = "framework_peak_mem_bytes"
+_LARGEST_OF_RANKS = ("startup_time_s", "peak_rss_bytes", _MEASURED_MEM)
 
 
 _PERCENTS = (50, 90, 95, 99)
@@ -127,6 +133,7 @@ FIGURES = (
     *_LATENCIES,
     "mfu",
     *_LARGEST_OF_RANKS,
+    "predicted_mem_ratio",
     "final_accuracy",
     "best_accuracy",
     "time_to_accuracy_s",

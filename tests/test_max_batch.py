@@ -133,6 +133,9 @@ def test_flags_that_do_not_go_together_are_refused(flags: list[str], message: st
         (["--num-iters=3"], "--num-iters has no effect with --find-max-batch"),
         (["--sweep-task=t"], "--sweep-task does not go with --find-max-batch"),
         (["--evidence=e"], "--evidence does not go with --find-max-batch"),
+        (["--epochs=2"], "--epochs does not go with --find-max-batch"),
+        (["--save-model=m.keras"], "--save-model does not go with --find-max-batch"),
+        (["--dry-run"], "--dry-run does not go with --find-max-batch"),
         (["--batch-size=9", "--max-batch-size=8"], "--batch-size 9 is more than --max-batch-size 8"),
     ],
 )

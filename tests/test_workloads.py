@@ -15,7 +15,7 @@ from bench.workloads import MODELS, _leave_out_dropout, build_model, check, mode
 from bench.workloads.arithmetic import count_flops
 from bench.workloads.datasets import DATASETS, Images
 from bench.workloads.models import CATALOGUE
-from strategies.base import NumericsConfig, Shard
+from strategies.base import NumericsConfig, Shard, Workload
 from tests.benchmark import ROOT
 
 frameworks.load()
@@ -162,17 +162,29 @@ def test_local_response_normalisation_is_the_papers_in_every_precision() -> None
     assert np.isfinite(np.asarray(model(np.ones((1, 67, 67, 3), np.float32)), np.float32)).all()
 
 
-def test_made_up_labels_fit_a_model_of_fewer_classes() -> None:
-    job = workload(
-        model="digits_cnn",
-        dataset="synthetic",
+def job_of(model: str, dataset: str, batch: int) -> Workload:
+    return workload(
+        model=model,
+        dataset=dataset,
         data_dir=None,
         seed=1,
-        batch_per_device=64,
-        global_batch=64,
+        batch_per_device=batch,
+        global_batch=batch,
         steps=lambda _num_samples: 4,
         numerics=NumericsConfig(),
     )
+
+
+def test_a_step_takes_no_more_images_than_there_are() -> None:
+    with pytest.raises(UsageError, match="a step takes 1798 images, but dataset 'digits' has 1797 to train"):
+        job_of("mnist_cnn", "digits", 1798)
+    assert job_of("mnist_cnn", "digits", 1797).global_batch == 1797
+    # Of made-up images there is no number.
+    assert job_of("mnist_cnn", "synthetic", 4096).global_batch == 4096
+
+
+def test_made_up_labels_fit_a_model_of_fewer_classes() -> None:
+    job = job_of("digits_cnn", "synthetic", 64)
     labels = np.concatenate([batch[1] for batch in job.build_input(Shard(first=0, count=1, total=1)).take(4)])
     assert {*labels.tolist()} == {0, 1, 2, 3, 4}
 

@@ -68,7 +68,7 @@ def check(
 def _trained_classes(spec: ModelSpec, dataset: str, data_dir: Path | None, asked: str | None) -> tuple[int, ...] | None:
     """The classes of a data set that are trained; None are all."""
     data, count = SETS[dataset], SETS[dataset].classes(data_dir)
-    if asked is None and isinstance(data, Dataset) and data.made_up and count > spec.num_classes:
+    if asked is None and data.made_up and count > spec.num_classes:
         return tuple(range(spec.num_classes))
     return chosen_classes(asked, dataset, count)
 
@@ -171,6 +171,11 @@ def workload(
     chosen = _trained_classes(spec, dataset, data_dir, classes)
     opened = partial(open_source, dataset, data_dir, spec.input_shape, seed, classes=chosen)
     data = opened(split, cache=cache, provable=provable, count=num_train_samples)
+    if data.num_samples < global_batch and not SETS[dataset].made_up:
+        raise UsageError(
+            f"a step takes {global_batch} images, but dataset {dataset!r} has {data.num_samples} to train: use a "
+            "smaller batch (with --find-max-batch, --max-batch-size)"
+        )
     num_steps = steps(data.num_samples)
     rate: Any = learning_rate
     if rate_warmup is not None:

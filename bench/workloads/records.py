@@ -78,6 +78,7 @@ class RecordSet:
     """The row `tfrecord` of the table of data sets."""
 
     caches: ClassVar[tuple[Cache, ...]] = ("none", "memory", "disk")
+    made_up: ClassVar[bool] = False
 
     def find(self, data_dir: Path | None, split: str = "train") -> list[Path]:
         """The files of a split, seen to be there and whole. Raises UsageError and EnvironmentFault."""
