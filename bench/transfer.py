@@ -20,10 +20,11 @@ from rich.table import Table
 
 from bench.errors import BenchError, UsageError
 from bench.preload import keep_numpy_single_threaded, prepare, run_in_fork
-from results.command_line import Refused, complain, parse
+from results import command_line
 from results.exit_codes import ExitCode
-from results.store import StoreError
 from strategies import load
+
+PROG = "bench.transfer"
 
 LEVEL = 0.95
 """The probability with which an interval holds the true value."""
@@ -248,15 +249,15 @@ def _signed(found: Interval) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit code: 0 compared, or that of the run that failed."""
-    try:
-        options = parse(Options, "python -m bench.transfer", argv)
+
+    def work(options: Options) -> int:
         keep_numpy_single_threaded()
         return transfer(options, Console(width=max(110, Console().width)))
-    except (Refused, BenchError, StoreError) as error:
-        return complain("bench.transfer", error, int(error.exit_code))
-    except KeyboardInterrupt:
-        print("bench.transfer: interrupted", file=sys.stderr)
-        return ExitCode.SIGINT
+
+    try:
+        return command_line.perform(PROG, Options, argv, work)
+    except BenchError as error:
+        return command_line.complain(PROG, error, int(error.exit_code))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Runs `python -m bench.run` as a user would, with bounds, and reads what it left."""
+"""Runs `python -m bench.run` and other commands as a user would, with bounds, and reads what they left."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 BOUND_S = 120
+SEVERAL_S = 1200
+"""Bound of a test that waits for several runs, on a machine that is busy with other work."""
 MARKER = "TESTED_BY"
 MAY_MOUNT = os.geteuid() == 0
 """A file system of a test's own, with little room or none to write, needs root."""
@@ -64,6 +69,46 @@ class Benchmark:
         return sorted(str(path.relative_to(self.results)) for path in self.results.rglob("*"))
 
 
+def run_all(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Runs `bench.run` with each of these lists of arguments, in forks of one process that has loaded TensorFlow; what
+    each printed. All must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.preload"],
+        cwd=ROOT,
+        env=clean_environment(),
+        input="".join(f"{json.dumps([*words])}\n" for words in lines),
+        capture_output=True,
+        text=True,
+        timeout=SEVERAL_S,
+        check=True,
+    )
+    *printed, rest = done.stdout.split('{"exit_code": 0}\n')
+    assert (len(printed), rest) == (len(lines), ""), done.stdout + done.stderr
+    return printed
+
+
+def commands_of(document: Path) -> list[str]:
+    """The shell commands of a document, without their comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", document.read_text(), re.S)
+    return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def perform(command: str, folder: Path) -> str:
+    """Runs a python command of a document, in a folder; what it prints. It must succeed."""
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:]],
+        cwd=folder,
+        env=clean_environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=SEVERAL_S,
+        check=False,
+    )
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
 def shard_lines(benchmark: Benchmark, rank: int, kind: str) -> int:
     """Rows of a kind that a rank of the run under way has written."""
     paths = list(benchmark.results.glob(f".shards/*/rank-{rank:05d}.jsonl"))
@@ -106,6 +151,11 @@ def running_benchmarks(name: str = MARKER, value: str | None = None) -> dict[int
         except (OSError, psutil.Error):
             continue
     return found
+
+
+def null(value: object) -> bool:
+    """Whether a cell of a table is."""
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
 
 
 def last_json(stdout: str) -> dict[str, Any]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from jobs.sweep import load as load_sweep
 from results.exit_codes import ExitCode
 from results.schema import TABLES
 from strategies import STRATEGIES
-from tests.benchmark import BOUND_S, ROOT, clean_environment
+from tests.benchmark import BOUND_S, ROOT, SEVERAL_S, commands_of, perform
 from tests.synthetic_store import START, add_run
 
 CLUSTER = ROOT / "docs" / "cluster.md"  # whose commands tests/slurm/test_docs.py runs
@@ -33,11 +30,6 @@ def commands() -> list[str]:
     return [line for path in DOCS if path not in (CLUSTER, ANALYSIS, TRANSFER) for line in commands_of(path)]
 
 
-def commands_of(path: Path) -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", path.read_text(), re.S)
-    return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
-
-
 def test_make_targets_exist() -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
     named = {line.split()[1] for line in commands() if line.startswith("make ")}
@@ -46,18 +38,14 @@ def test_make_targets_exist() -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(len(commands()) * BOUND_S)
 def test_every_command_runs_as_it_stands_and_fills_the_store(tmp_path: Path) -> None:
     """In the documents' order, in a folder that has the sweep files where the checkout has them."""
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     python = [line for line in commands() if line.startswith("python ")]
     assert len(python) + sum(line.startswith("make ") for line in commands()) == len(commands())
     for line in python:
-        words = [sys.executable, *shlex.split(line)[1:]]
-        env = clean_environment() | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=BOUND_S, check=False
-        )
-        assert done.returncode == 0, (line, done.stderr)
+        perform(line, tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     back = Path.cwd()
     os.chdir(tmp_path)
@@ -73,6 +61,7 @@ def test_every_command_runs_as_it_stands_and_fills_the_store(tmp_path: Path) -> 
     assert set(names["runs"]["status"]) == {"ok"}
 
 
+@pytest.mark.timeout(SEVERAL_S)
 def test_every_command_of_the_analysis_guide_works(tmp_path: Path) -> None:
     """In the document's order, on a store with the experiments and labels that it names."""
     nights = ("nightly-2026-05-01", "nightly-2026-05-02", "tonight")
@@ -91,12 +80,7 @@ def test_every_command_of_the_analysis_guide_works(tmp_path: Path) -> None:
                     started_at=START + timedelta(days=day),
                 )
     for line in commands_of(ANALYSIS):
-        words = [sys.executable, *shlex.split(line)[1:]]
-        env = clean_environment() | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=BOUND_S, check=False
-        )
-        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        perform(line, tmp_path)
     assert {path.name for path in tmp_path.glob("*.*")} == {"gate.json", "gate.xml"}
     reports = tmp_path / "results" / "reports"
     assert {path.suffix for path in reports.iterdir()} == {".html", ".png", ".svg"}

@@ -229,7 +229,7 @@ def test_the_timeout_bounds_the_whole_search(
 
 
 def test_a_request_to_stop_goes_to_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.pause()"
+    program = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.alarm(60); signal.pause()"
     popen = subprocess.Popen
     monkeypatch.setattr(
         subprocess, "Popen", lambda _words, **options: popen([sys.executable, "-c", program], **options)

@@ -73,6 +73,7 @@ def test_the_trainings_of_a_seed_differ_in_what_they_should(strategy: str, devic
         (["--samples=30"], "--global-batch-size 20 leaves fewer than two steps in an epoch of --samples 30"),
         (["--dataset=synthetic"], "is noise, in which nothing can be recognised"),
         (["--dataset=mnist", "--data-dir=/nowhere"], "data file 'mnist.npz' not found"),
+        (["--dataset=mnist", f"--data-dir={'9' * 5000}"], "cannot read or write '999"),
         (["--model=transfer_cn"], "unknown model 'transfer_cn'. Did you mean 'transfer_cnn'?"),
         (["--strategy=mirored"], "unknown strategy 'mirored'. Did you mean 'mirrored'?"),
         (["--strategy=independent"], "trains a model in each worker"),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 
-from tests.benchmark import BOUND_S, ROOT, SMALL, Benchmark, clean_environment
+from tests.benchmark import SEVERAL_S, SMALL, Benchmark, run_all
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 
 NORMALISING = ["--model=small_xception", "--image-size=16", "--num-classes=12", "--batch-size=3"]
 """Batch normalisation, dropout and separable convolutions."""
@@ -30,19 +28,7 @@ RUNS = [
 def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The rows of `runs`, all made by one process that has loaded TensorFlow."""
     results = tmp_path_factory.mktemp("models")
-    lines = [json.dumps([*SMALL, f"--results-dir={results}", *words]) for words in RUNS]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.preload"],
-        cwd=ROOT,
-        input="\n".join(lines),
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=BOUND_S,
-        check=True,
-    )
-    codes = [json.loads(line)["exit_code"] for line in done.stdout.splitlines() if line.startswith('{"exit_code"')]
-    assert codes == [0] * len(RUNS), done.stderr
+    run_all([[*SMALL, f"--results-dir={results}", *words] for words in RUNS])
     return Benchmark(results).table("runs").set_index("strategy", drop=False)
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from bench import frameworks
 from bench.evidence import Evidence, digest
 from bench.workloads import MODELS, build_model
 from results.schema import RUNS
-from tests.benchmark import BOUND_S, ROOT, Benchmark, clean_environment
+from tests.benchmark import SEVERAL_S, Benchmark, null, run_all
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(5 * BOUND_S)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 
 PLACES = {
     "single": ["--strategy=single"],
@@ -61,19 +57,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Benchmark]:
     common = ["--device=cpu", "--dataset=digits", "--global-batch-size=24", "--num-warmup-batches=1"]
     for name, flags in RUNS_TO_MAKE.items():
         words = [f"--evidence={root / name / 'evidence'}" if word == "--evidence" else word for word in flags]
-        lines.append(json.dumps([*common, *words, "--telemetry-period=0", f"--results-dir={found[name].results}"]))
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.preload"],
-        cwd=ROOT,
-        env=clean_environment(),
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        timeout=4 * BOUND_S,
-        check=True,
-    )
-    codes = [json.loads(line)["exit_code"] for line in done.stdout.splitlines() if line.startswith('{"exit_code"')]
-    assert codes == [0] * len(lines), done.stdout + done.stderr
+        lines.append([*common, *words, "--telemetry-period=0", f"--results-dir={found[name].results}"])
+    run_all(lines)
     return found
 
 
@@ -120,7 +105,7 @@ def test_the_forward_phase_infers_the_same_everywhere(made: Mapping[str, Benchma
 def test_a_forward_run_says_what_it_has_not(made: Mapping[str, Benchmark], place: str) -> None:
     row = made[f"forward {place}"].only_run()
     assert (row["phase"], row["status"], row["num_batches_per_iter"]) == ("forward", "ok", 1)
-    lacking = {column.name for column in RUNS if missing(row[column.name])}
+    lacking = {column.name for column in RUNS if null(row[column.name])}
     nothing = {"synchronous", "optimizer", "learning_rate", "requested_all_reduce", "actual_all_reduce"}
     assert nothing | {"gradient_bytes"} <= lacking
     reasons: dict[str, Any] = dict(row["null_reasons"])
@@ -147,7 +132,3 @@ def test_two_optimizers_differ(made: Mapping[str, Benchmark]) -> None:
 def losses(run: Benchmark) -> np.ndarray:
     """[iterations]: mean over the ranks."""
     return run.table("iters").groupby("iter")["loss"].mean().to_numpy()
-
-
-def missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NaT

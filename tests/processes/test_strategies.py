@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from results.schema import RANKS, RUNS
-from tests.benchmark import Benchmark, last_json
+from tests.benchmark import Benchmark, last_json, null
 
 pytestmark = pytest.mark.processes
 
@@ -109,10 +109,6 @@ def check_iterations(iters: pd.DataFrame, training: list[int], *, served: bool) 
         assert (mine["data_wait_s"] + mine["compute_s"] <= mine["duration_s"] * 1.01).all()
         assert (mine["t_start_ns"].diff().dropna() >= mine["duration_s"].to_numpy()[:-1] * 1e9 - 1000).all()
         assert mine["loss"].between(1.0, 4.0).all()
-
-
-def null(value: object) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value))
 
 
 def losses(benchmark: Benchmark) -> pd.Series:

@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.benchmark import BOUND_S, ROOT, Benchmark, clean_environment
+from tests.benchmark import ROOT, SEVERAL_S, Benchmark, commands_of, perform
 from tests.test_weights import model
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 
 DOCUMENT = ROOT / "docs" / "transfer.md"
 
 
-def documented() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", DOCUMENT.read_text(), re.S)
-    return [line for block in blocks for line in block.splitlines()]
-
-
-def perform(line: str, folder: Path) -> str:
-    """Runs a command of the document in a folder; what it prints."""
-    words = [sys.executable, *shlex.split(line.partition("  #")[0])[1:]]
-    env = clean_environment() | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=BOUND_S, check=False)
-    assert done.returncode == 0, (line, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done.stdout
-
-
-@pytest.mark.timeout(300)  # nine runs
 def test_the_documented_commands_freeze_save_load_and_compare(tmp_path: Path) -> None:
-    first, save, load, compare = documented()
+    first, save, load, compare = commands_of(DOCUMENT)
     for line in (first, save, load):
         perform(line, tmp_path)
     runs = pd.read_parquet(tmp_path / "results" / "data" / "runs").sort_values("run_id")
