@@ -12,16 +12,27 @@ import pytest
 
 from analysis.table import HEADINGS
 from bench import max_batch
+from bench.workloads.optimizers import OPTIMIZERS
+from bench.workloads.source import SETS
 from jobs.sweep import load as load_sweep
 from results.exit_codes import ExitCode
 from results.schema import TABLES
 from strategies import STRATEGIES
 from tests.benchmark import BOUND_S, ROOT, SEVERAL_S, commands_of, perform
+from tests.fuzz.test_command_lines import COMMANDS, flags_of
 from tests.synthetic_store import START, add_run
 
 CLUSTER = ROOT / "docs" / "cluster.md"  # whose commands tests/slurm/test_docs.py runs
 ANALYSIS = ROOT / "docs" / "analysis.md"  # whose commands want more runs than there is time to measure
 TRANSFER = ROOT / "docs" / "transfer.md"  # whose commands tests/processes/test_transfer.py runs
+OF_OTHERS = {
+    *("--exclusive", "--gpus-per-node", "--gpus-per-task", "--ntasks-per-node"),  # srun, sbatch
+    *("--build-arg", "--nv", "--pty"),  # docker, apptainer
+    *("--dest", "--find-links", "--no-build-isolation", "--no-deps", "--no-index", "--require-hashes"),  # pip
+    *("--mode", "--system"),  # reframe
+    "--file-a-run",  # tests.perf.analysis_scale
+}
+"""Flags that the documents name and that no command of ours takes."""
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text()
 
@@ -109,11 +120,24 @@ def test_every_strategy_and_exit_code_is_explained() -> None:
     assert explained == set(ExitCode)
 
 
+def test_flags_and_names_in_the_docs_exist() -> None:
+    flags = {"--help", "--debug", *OF_OTHERS}
+    flags |= {flag for command in (*COMMANDS, "results.check", "results.compact") for flag in flags_of(command)}
+    for path in DOCS:
+        named = {*re.findall(r"(?<![\w-])--[a-z][\w-]*", path.read_text())}
+        assert named <= flags, (path.name, named - flags)
+    (row,) = re.findall(r"^\| `--optimizer` \|(.*)\|$", README, re.M)
+    assert {*re.findall(r"`(\w+)`", row)} >= {*OPTIMIZERS}
+    assert all(f"`{name}`" in README for name in SETS)
+
+
 def test_columns_named_in_the_docs_exist() -> None:
     columns = {column.name for table in TABLES.values() for column in table}
+    named = {*re.findall(rf"`({'|'.join(TABLES)})\.(\w+)`", "".join(path.read_text() for path in DOCS))}
+    assert len(named) > 20
+    for table, name in named:
+        assert name in {column.name for column in TABLES[table]}, (table, name)
     text = "".join((ROOT / "docs" / name).read_text() for name in ("metrics.md", "convergence.md"))
-    for table, name in re.findall(r"`(runs|ranks|iters|telemetry|evals)\.(\w+)`", text + README):
-        assert name in {column.name for column in TABLES[table]}
     for name in re.findall(r"^\| `(\w+)`", text, re.M):
         assert name in columns | {"images_per_s", "images_per_s_per_device"}
 

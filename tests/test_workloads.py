@@ -113,6 +113,22 @@ def test_the_smallest_image_is_the_smallest_that_can_be_built(name: str) -> None
         outline(replace(spec, image_size=spec.least_size - 1))
 
 
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_the_catalogues_smallest_image_is_that_of_keras(name: str) -> None:
+    spec = CATALOGUE[name]
+    with pytest.raises(UsageError, match=rf"--image-size {spec.least_size - 1} .* give at least {spec.least_size}"):
+        model_spec(name, image_size=spec.least_size - 1)
+    if "EfficientNet" not in name:  # which Keras builds for any image
+        with pytest.raises(ValueError, match=rf"must be at least {spec.least_size}x{spec.least_size}"):
+            outline(replace(spec, image_size=spec.least_size - 1))
+
+
+@pytest.mark.parametrize("name", ["keras:Xception", "keras:InceptionV3", "keras:MobileNetV2", "keras:EfficientNetB0"])
+def test_the_catalogues_smallest_image_is_enough(name: str) -> None:
+    model = outline(model_spec(name, image_size=CATALOGUE[name].least_size, num_classes=7))
+    assert model.output_shape == (None, 7)
+
+
 def test_parameters_follow_images_and_classes() -> None:
     assert outline(model_spec("transfer_cnn", image_size=32, num_classes=10)).count_params() == (
         320 + 18_496 + 6 * 6 * 64 * 10 + 10
