@@ -207,6 +207,26 @@ def test_a_baseline_is_saved_read_and_small(store: Path, capsys: pytest.CaptureF
     assert f"has schema {SCHEMA_VERSION + 1}; this TrainScale knows" in capsys.readouterr().err
 
 
+def test_a_baseline_of_an_earlier_schema_meets_the_runs_of_today(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vgg = {"model": "vgg16", "image_size": 224, "num_classes": 1000}
+    for experiment in ("older", "newer"):
+        measure(store, experiment)
+        measure(store, experiment, **vgg)
+    assert main(["--candidate=older", "--save-baseline=old"]) == 0
+    path = Path("results/baselines/old.json")
+    held = json.loads(path.read_text())
+    held["schema_version"] = 5
+    for row in held["runs"]:
+        for name in ("image_size", "num_classes", "cache", "phase", "optimizer", "learning_rate"):
+            del row[name]
+    path.write_text(json.dumps(held))
+    capsys.readouterr()
+    assert main(["--baseline=old", "--candidate=newer"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "4 comparisons: 4 ok"
+
+
 def test_a_damaged_file_keeps_the_gate_from_saying_fine(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (store / "results" / "data" / "runs" / "date=2026-05-01" / "broken.parquet").write_text("?")
     assert main(["--baseline=before", "--candidate=same"]) == 5
