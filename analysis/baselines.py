@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis import earlier
 from analysis.configurations import FIGURES, SETUP
 from analysis.errors import AnalysisError, NewerSchema
 from results.schema import SCHEMA_VERSION
@@ -72,12 +73,12 @@ def read(name: str, folder: Path) -> pd.DataFrame:
                 f"baseline {str(path)!r} has schema {held['schema_version']}; this TrainScale knows {SCHEMA_VERSION} "
                 "and earlier: update it, or save the baseline anew"
             )
-        runs = pd.DataFrame(held["runs"], columns=[*_COLUMNS, "started_at", "machine"])
+        rows = held["runs"]
+        if held["schema_version"] < earlier.SCHEMA:
+            rows = [{**earlier.fields(row["model"]), **row} for row in rows]
+        runs = pd.DataFrame(rows, columns=[*_COLUMNS, "started_at", "machine"])
         runs["machine"] = [json.dumps(held["machines"][number]) for number in runs["machine"]]
         runs["started_at"] = pd.to_datetime(runs["started_at"])
-        runs["cache"] = (
-            runs["cache"].astype(object).where(runs["cache"].notna(), "memory")
-        )  # before schema 6 there was no other
         runs[list(FIGURES)] = runs[list(FIGURES)].apply(pd.to_numeric)
     except FileNotFoundError:
         there = ", ".join(known(folder)) or "none"

@@ -17,7 +17,10 @@ _LEAST_SHARE = 0.05
 _FREE = "synthetic"
 """The data set that is made once and held in memory."""
 
-_OF_THE_DATA = ("dataset", "data_digest", "sharding", "cache")
+_REFUSED = ("classes", "num_train_samples", "epochs", "target_accuracy", "lr_warmup_epochs")
+"""Fields whose flags have no use on _FREE, or are refused: nothing is learned there."""
+
+_OF_THE_DATA = ("dataset", "data_digest", "sharding", "cache", "learning_rate", *_REFUSED)
 """Fields in which a configuration may differ from the same work on _FREE."""
 
 
@@ -39,7 +42,9 @@ def _sentence(workload: str, among: Sequence[tuple[float, Configuration]], found
         return f"{said} That data costs nothing to read: the cores that compute leave none for the input."
     free = next((one for one in found if _same_work(one, worst) and one.samples[RATE]), None)
     if free is None:
-        return f"{said} How much that costs would show in runs of the same with --dataset {_FREE}."
+        flags = [f"--{name.replace('_', '-')}" for name in _REFUSED if worst.setup[name] is not None]
+        without = f" and without {', '.join(flags)}" if flags else ""
+        return f"{said} How much that costs would show in runs of the same with --dataset {_FREE}{without}."
     gain = ratio([free.samples[RATE]], [worst.samples[RATE]])
     if gain.low is not None and not gain.excludes(1):
         return f"{said} On {_FREE} data the same cannot be told from it: {_times(gain)} as fast."

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import duckdb
 import pandas as pd
 
-from analysis import files
+from analysis import earlier, files
 from analysis.errors import AnalysisError, DamagedStore, NewerSchema
 from analysis.files import Skipped
 from analysis.options import RESULTS_DIR, Selection
@@ -46,15 +46,7 @@ _RUNS = f"""
 select * exclude ({", ".join(_UNUSED)}) replace (
         -- These came after the first schema, before which there was no such thing.
         coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded,
-        coalesce(cache, 'memory') as cache,
-        -- Before the sixth all trained alike, and each model had one input.
-        case when schema_version >= 6 then image_size when model in ('vgg16', 'vgg19') then 224
-            when model = 'mnist_cnn' then 28 else 32 end as image_size,
-        case when schema_version >= 6 then num_classes when model in ('vgg16', 'vgg19') then 1000 else 10 end
-            as num_classes,
-        case when schema_version < 6 then 'train' else phase end as phase,
-        case when schema_version < 6 then 'sgd' else optimizer end as optimizer,
-        case when schema_version < 6 then 0.01 else learning_rate end as learning_rate
+        {earlier.expressions()}
     ), cast(to_json(struct_pack({", ".join(f"{name} := provenance.{name}" for name in MACHINE)})) as varchar) as machine
 from source
 """

@@ -14,6 +14,9 @@ _LEAST_LOSS = 0.05
 _LEAST_SHARE = 0.02
 """Of a step: below, a loss explains nothing."""
 
+_FILES = "tfrecord"
+"""The data set that has no place of its own and whose images may be kept in several."""
+
 
 def losses(one: Standing, base: Configuration) -> list[str]:
     """What takes the rest of the efficiency, as far as it was measured."""
@@ -78,6 +81,7 @@ def _measure_base(one: Configuration) -> str:
     """How to measure what a configuration is compared with."""
     setup = one.setup
     strong = setup["scaling"] == "strong"
+    on_files = setup["dataset"] == _FILES
     cores = setup["cores_per_device"]
     if cores is not None and cores != int(cores):
         return f"one device cannot have {cores:g} cores; measure all with the same --cores-per-device"
@@ -85,18 +89,24 @@ def _measure_base(one: Configuration) -> str:
         "strategy": BASE_STRATEGY,
         "model": setup["model"],
         **{name: _whole(setup[name.replace("-", "_")]) for name in ("image-size", "num-classes")},
+        "freeze": setup["freeze"],
         "dataset": setup["dataset"],
+        "cache": setup["cache"] if on_files else None,
+        "classes": setup["classes"],
+        "num-train-samples": _whole(setup["num_train_samples"]),
         "global-batch-size" if strong else "batch-size": setup["global_batch" if strong else "batch_per_device"],
         "phase": setup["phase"] if setup["phase"] == "forward" else None,
         "optimizer": setup["optimizer"] if setup["optimizer"] != "sgd" else None,
+        "epochs": _whole(setup["epochs"]),
         "num-batches-per-iter": setup["num_batches_per_iter"],
         "precision": setup["precision"],
         "device": setup["device_kind"],
         "cores-per-device": _whole(cores),
     }
     flags = " ".join(f"--{name} {value}" for name, value in words.items() if value is not None)
+    data_dir = ", with the same --data-dir" if on_files else ""
     preloaded = ", in a sweep with preload = true" if setup["preloaded"] else ""
-    return f"measure it with python -m bench.run {flags}{' --xla' if setup['xla'] else ''}{preloaded}"
+    return f"measure it with python -m bench.run {flags}{' --xla' if setup['xla'] else ''}{data_dir}{preloaded}"
 
 
 def _whole(value: float | None) -> int | None:

@@ -14,8 +14,8 @@ from analysis.configurations import Configuration
 from analysis.stats import Interval, ratio
 
 _SAME_WORK = (
-    *("model", "image_size", "num_classes", "dataset", "phase", "optimizer", "num_batches_per_iter", "precision"),
-    *("xla", "trainable_params", "preloaded"),
+    *("model", "image_size", "num_classes", "dataset", "data_digest", "classes", "num_train_samples", "cache"),
+    *("phase", "optimizer", "num_batches_per_iter", "precision", "xla", "trainable_params", "preloaded"),
 )
 _SAME_HARDWARE = ("device_kind", "device_name", "cores_per_device")
 BASE_STRATEGY = "single"

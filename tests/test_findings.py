@@ -153,12 +153,12 @@ def test_without_a_base_case_the_command_that_measures_it_is_given(tmp_path: Pat
     assert sentences(compared(tmp_path), 0.8) == [
         "mnist_cnn on synthetic, 256 images in all, 1 core a device: mwms x4 trains 3,000 images/s; no other "
         "strategy was measured with the same devices. No base case for mwms x4, so no efficiency: measure it with "
-        "python -m bench.run --strategy single --model mnist_cnn --dataset synthetic --global-batch-size 256 "
-        "--num-batches-per-iter 10 --precision fp32 --device cpu --cores-per-device 1.",
+        "python -m bench.run --strategy single --model mnist_cnn --image-size 28 --num-classes 10 --dataset synthetic "
+        "--global-batch-size 256 --num-batches-per-iter 10 --precision fp32 --device cpu --cores-per-device 1.",
         "mnist_cnn on synthetic, XLA, 64 images a device, 4 cores a device: mwms x2 trains 3,000 images/s; no other "
         "strategy was measured with the same devices. No base case for mwms x2, so no efficiency: measure it with "
-        "python -m bench.run --strategy single --model mnist_cnn --dataset synthetic --batch-size 64 "
-        "--num-batches-per-iter 10 --precision fp32 --device cpu --cores-per-device 4 --xla.",
+        "python -m bench.run --strategy single --model mnist_cnn --image-size 28 --num-classes 10 --dataset synthetic "
+        "--batch-size 64 --num-batches-per-iter 10 --precision fp32 --device cpu --cores-per-device 4 --xla.",
     ]
 
 
@@ -182,6 +182,34 @@ def test_the_command_for_a_base_case_is_one(tmp_path: Path) -> None:
     words = sentence.partition("python -m bench.run ")[2].removesuffix(".").split()
     asked = parse(words).as_dict()
     assert (asked["strategy"], asked["batch_size"], asked["cores_per_device"], asked["xla"]) == ("single", 64, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked", "end"),
+    [
+        ({"freeze": "base", "epochs": 3}, {"freeze": "base", "epochs": 3, "cache": None}, ""),
+        (
+            {"dataset": "mnist", "classes": "0-4", "num_train_samples": 1000},
+            {"dataset": "mnist", "classes": "0-4", "num_train_samples": 1000},
+            "",
+        ),
+        (
+            {"dataset": "tfrecord", "cache": "disk", "data_digest": "d"},
+            {"dataset": "tfrecord", "cache": "disk"},
+            ", with the same --data-dir",
+        ),
+    ],
+)
+def test_the_base_case_has_the_same_data_and_training(
+    tmp_path: Path, fields: dict[str, Any], asked: dict[str, Any], end: str
+) -> None:
+    runs(tmp_path, "single", 1, [2000], batch_per_device=32)  # without epochs and the like
+    runs(tmp_path, "mwms", 2, [3000], **fields)
+    said = " ".join(sentences(compared(tmp_path), 0.8))
+    words = said.partition("python -m bench.run ")[2].partition(".")[0]
+    assert words.endswith(f"--cores-per-device 1{end}")
+    found = parse(words.removesuffix(end).split()).as_dict()
+    assert {name: found[name] for name in asked} == asked
 
 
 def test_failures_are_counted_by_strategy_with_the_commonest_error(tmp_path: Path) -> None:

@@ -187,6 +187,32 @@ def test_other_figures_are_judged_too(store: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("reached", "slower", "code", "note"),
+    [
+        (5, 1.0, 0, ""),
+        (4, 1.0, 5, "4 of 5 runs reached the accuracy 0.97, in the baseline 5 of 5"),
+        (1, 1.0, 5, "1 of 5 runs reached the accuracy 0.97, in the baseline 5 of 5"),
+        (4, 0.5, 5, "4 of 5 runs reached"),
+        (4, 1.2, 1, "4 of 5 runs reached"),
+        (0, 1.0, 5, "the candidate has no time_to_accuracy_s"),
+    ],
+)
+def test_runs_that_do_not_reach_the_accuracy_are_not_left_out_in_silence(
+    tmp_path: Path, reached: int, slower: float, code: int, note: str
+) -> None:
+    data, gate = tmp_path / "data", tmp_path / "gate.json"
+    for experiment, good, factor in (("older", 5, 1.0), ("newer", reached, slower)):
+        for number, value in enumerate(STEADY):
+            time_s = value * factor if number < good else None
+            learned = {"epochs": 3, "target_accuracy": 0.97, "time_to_accuracy_s": time_s}
+            add_run(data, [0.1], experiment=experiment, **learned)
+    words = ["--baseline=older", "--candidate=newer", "--metric=time_to_accuracy_s", f"--json={gate}"]
+    assert main([*words, f"--results-dir={data}"]) == code
+    (found,) = json.loads(gate.read_text())["verdicts"]
+    assert note in found["note"]
+
+
 def test_a_baseline_is_saved_read_and_small(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--candidate=before", "--save-baseline=good"]) == 0
     path = Path("results/baselines/good.json")
@@ -205,6 +231,26 @@ def test_a_baseline_is_saved_read_and_small(store: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert main(["--baseline=later", "--candidate=same"]) == 3
     assert f"has schema {SCHEMA_VERSION + 1}; this TrainScale knows" in capsys.readouterr().err
+
+
+def test_a_baseline_of_an_earlier_schema_meets_the_runs_of_today(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vgg = {"model": "vgg16", "image_size": 224, "num_classes": 1000}
+    for experiment in ("older", "newer"):
+        measure(store, experiment)
+        measure(store, experiment, **vgg)
+    assert main(["--candidate=older", "--save-baseline=old"]) == 0
+    path = Path("results/baselines/old.json")
+    held = json.loads(path.read_text())
+    held["schema_version"] = 5
+    for row in held["runs"]:
+        for name in ("image_size", "num_classes", "cache", "phase", "optimizer", "learning_rate"):
+            del row[name]
+    path.write_text(json.dumps(held))
+    capsys.readouterr()
+    assert main(["--baseline=old", "--candidate=newer"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "4 comparisons: 4 ok"
 
 
 def test_a_damaged_file_keeps_the_gate_from_saying_fine(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,16 @@ def test_without_runs_on_synthetic_data_the_remedy_is_named(tmp_path: Path) -> N
     )
 
 
+def test_a_run_by_epochs_stands_against_one_by_iterations(tmp_path: Path) -> None:
+    learned = {"epochs": 3, "target_accuracy": 0.97, "lr_warmup_epochs": 1, "learning_rate": 0.02}
+    add_run(tmp_path, [0.2], data_wait_share=0.3, **RECORDS, **learned)
+    (sentence,) = said(tmp_path)
+    assert sentence.endswith("--dataset synthetic and without --epochs, --target-accuracy, --lr-warmup-epochs.")
+    add_run(tmp_path, [0.1], data_wait_share=0)
+    (sentence,) = said(tmp_path)
+    assert sentence.endswith("The same on synthetic data is 2 times (a single run: no interval) as fast.")
+
+
 def test_a_single_run_has_no_interval_and_synthetic_data_has_no_other(tmp_path: Path) -> None:
     add_run(tmp_path, [0.2], data_wait_share=0.3, **RECORDS)
     add_run(tmp_path, [0.1], data_wait_share=0.2)

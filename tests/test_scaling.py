@@ -85,7 +85,11 @@ def test_weak_and_strong_runs_of_the_same_size_are_not_pooled(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "other", [{"cores_per_device": 2.0}, {"batch_per_device": 32}, {"device_name": "B"}, {"preloaded": True}]
+    "other",
+    [
+        *({"cores_per_device": 2.0}, {"batch_per_device": 32}, {"device_name": "B"}, {"preloaded": True}),
+        *({"data_digest": "d"}, {"cache": "disk"}, {"classes": "0-4"}, {"num_train_samples": 1000}),
+    ],
 )
 def test_without_a_like_base_case_efficiency_is_null_with_a_reason(tmp_path: Path, other: dict[str, object]) -> None:
     add_run(tmp_path)
@@ -192,6 +196,15 @@ def test_an_optimizer_has_base_cases_of_its_own_and_is_named(tmp_path: Path) -> 
     assert adam.efficiency is not None
     assert adam.efficiency.value == pytest.approx(0.8)
     assert adam.configuration.workload.startswith("mnist_cnn on synthetic, adam, 64 images")
+
+
+def test_who_reads_which_record_files_is_no_part_of_the_work(tmp_path: Path) -> None:
+    records = {"dataset": "tfrecord", "cache": "none", "data_digest": "d"}
+    add_run(tmp_path, [0.1], sharding="record", **records)
+    add_run(tmp_path, [0.125], strategy="mwms", num_processes=2, num_devices=2, sharding="file", **records)
+    efficiency = standing(tmp_path, strategy="mwms").efficiency
+    assert efficiency is not None
+    assert efficiency.value == pytest.approx(0.8)
 
 
 def test_parameter_servers_count_as_resources(tmp_path: Path) -> None:
