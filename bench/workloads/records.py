@@ -166,8 +166,8 @@ def _whole(path: Path, file: RecordFile, index: Path) -> Path:
     """The path of a shard that has the size that the index says. Raises UsageError and EnvironmentFault."""
     try:
         size = path.stat().st_size
-    except OSError as error:
-        why = error.strerror or error
+    except (OSError, ValueError) as error:  # ValueError for what is no path, as with a NUL
+        why = getattr(error, "strerror", None) or error
         raise UsageError(f"data file {str(path)!r}, which {str(index)!r} names, cannot be found: {why}") from None
     if size != file.size_bytes:
         raise EnvironmentFault(
