@@ -40,7 +40,7 @@ def rewrite(path: Path, number: int, change: Callable[[Any], object]) -> None:
         for record in held:
             writer.write(record)
     index = json.loads((path.parent / INDEX).read_text())
-    for file in index["files"]["train"]:
+    for file in (*index["files"]["train"], *index["files"]["validation"]):
         if file["name"] == path.name:
             file["size_bytes"] = path.stat().st_size
     (path.parent / INDEX).write_text(json.dumps(index))

@@ -187,6 +187,7 @@ def workload(
             num_samples=test.num_samples,
             batches=lambda shard: test.evaluation_batches(shard, batch=batch_per_device),
             steps=lambda shard: test.evaluation_steps(shard, batch=batch_per_device),
+            fault=test.fault,
         )
     tell_once = lru_cache(tell)
 
