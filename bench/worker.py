@@ -329,6 +329,7 @@ class _Member:
             "hostname": socket.gethostname(),
             "settings": self._plan.fingerprint(),
             "weights": self._plan.weights,
+            "data": self._plan.data,
             "gpus": self._own_gpus(),
             "versions": {"TrainScale": __version__, **provenance.framework_versions()},
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BenchError, EnvironmentFault, UsageError
+from bench.workloads.datasets import DATASETS
 from bench.workloads.records import INDEX, Index, RecordFile, RecordSet, describe, lengths, read_index, sharding
 
 
@@ -71,6 +72,18 @@ def test_the_index_comes_back_as_it_was_written(tmp_path: Path) -> None:
     digest = index.digest("train")
     assert digest == read_index(index_of(tmp_path)).digest("train")
     assert digest != read_index(index_of(tmp_path, label_offset=0)).digest("train")
+
+
+def test_the_digest_of_a_run_is_of_the_files_that_it_reads(tmp_path: Path) -> None:
+    files = json.loads((index_of(tmp_path) / INDEX).read_text())["files"]
+    trained, evaluated = (RecordSet().digest(tmp_path, evaluated=evaluated) for evaluated in (False, True))
+    validation = [{"name": "validation-0", "records": 1, "size_bytes": 1}]
+    index_of(tmp_path, files=files | {"validation": validation})
+    assert RecordSet().digest(tmp_path, evaluated=False) == trained
+    assert RecordSet().digest(tmp_path, evaluated=True) != evaluated
+    index_of(tmp_path, files=files | {"train": files["train"][:1]})
+    assert RecordSet().digest(tmp_path, evaluated=False) != trained
+    assert DATASETS["digits"].digest(None, evaluated=True) is None
 
 
 @pytest.mark.parametrize(

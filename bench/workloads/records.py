@@ -99,6 +99,11 @@ class RecordSet:
         """How many images training reads."""
         return self.index(data_dir).num_samples("train")
 
+    def digest(self, data_dir: Path | None, *, evaluated: bool) -> str | None:
+        """Of the files that training reads, and of those that it is evaluated on where it is. Raises UsageError."""
+        index = self.index(data_dir)
+        return "-".join(index.digest(part) for part in (PARTS if evaluated else PARTS[:1]))
+
     def index(self, data_dir: Path | None) -> Index:
         """What the folder's index says. Raises UsageError."""
         if data_dir is None:
