@@ -134,8 +134,8 @@ def gate(loaded: Sides, names: Sequence[str], threshold: float, across: Sequence
 
 
 def _short(metric: Metric, one: Configuration, other: Configuration) -> str:
-    """Says that a smaller share of the candidate's runs than of the baseline's reached the accuracy; else empty. Their times are
-    not among the samples, which would then show its best runs alone."""
+    """Says that a smaller share of the candidate's runs than of the baseline's reached the accuracy; else empty. Their
+    times are not among the samples, which would then show its best runs alone."""
     if metric.name != TIME_TO_ACCURACY:
         return ""
     (ours, of_ours), (theirs, of_theirs) = (

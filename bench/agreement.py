@@ -10,8 +10,8 @@ from bench.errors import EnvironmentFault, UsageError
 
 def compare(ranks: Sequence[dict[str, Any]]) -> None:
     """Raises for the first rank that is not of rank 0's kind: EnvironmentFault for other libraries or a GPU that two
-    would use, UsageError for other settings or weights to begin with. Each rank has said its hostname, versions,
-    settings, digest of the weights' file and own GPUs."""
+    would use, UsageError for other settings, weights to begin with or files of data. Each rank has said
+    its hostname, versions, settings, digests of the weights' file and of the data, and own GPUs."""
     first = ranks[0]
     for rank, said in enumerate(ranks):
         for name, version in said["versions"].items():
@@ -29,6 +29,11 @@ def compare(ranks: Sequence[dict[str, Any]]) -> None:
             raise UsageError(
                 f"rank {rank} ({said['hostname']}) has another file for --weights than rank 0 ({first['hostname']}): "
                 "give all of them the same, in a folder that they share"
+            )
+        if said["data"] != first["data"]:
+            raise UsageError(
+                f"rank {rank} ({said['hostname']}) has other files of the data set than rank 0 ({first['hostname']}): "
+                "give all of them the same files, with the same dataset.json, in --data-dir"
             )
     users: dict[str, int] = {}
     for rank, said in enumerate(ranks):

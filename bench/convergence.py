@@ -21,7 +21,8 @@ def epoch_ends(num_samples: int, global_batch: int, epochs: int) -> tuple[int, .
     """The step with which each epoch ends, counted from 1: ceil(e x num_samples / global_batch) for epoch e.
 
     Batches do not stop at the end of the data set, so an epoch ends with the first step after which every sample has
-    been trained as often as there were epochs. Raises UsageError where a step takes more than an epoch.
+    been trained as often as there were epochs; nearly so where processes share files unequally (docs/data.md). Raises
+    UsageError where a step takes more than an epoch.
     """
     if global_batch > num_samples:
         raise UsageError(

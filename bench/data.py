@@ -67,7 +67,7 @@ class WriteShards:
             found, classes = shards.in_folder(self.images, known.classes if known else ())
             num_classes = len(classes)
         else:
-            found = shards.generated(self.generate or 0, self.image_size, self.num_classes, self.seed)
+            found = shards.generated(self.generate or 0, self.image_size, self.num_classes, self.seed, self.part)
             classes, num_classes = (), self.num_classes
         index = shards.write(
             found, self.output, self.part, self.shards, num_classes=num_classes, classes=classes, seed=self.seed

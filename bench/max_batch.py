@@ -103,7 +103,8 @@ def check(config: RunConfig, cluster: ClusterEnv | None) -> None:
 
 def find(config: RunConfig, cluster: ClusterEnv | None) -> int:
     """Searches, prints every trial and the answer, and returns the exit code: that of a trial that failed otherwise
-    than for want of memory, 124 when --timeout has passed, 4 when nothing fits. Raises UsageError."""
+    than for want of memory, 124 when --timeout has passed, 4 when nothing fits. A search that ends early says
+    what has fitted until then. Raises UsageError."""
     check(config, cluster)
     most = config.workload.max_batch_size or MOST
     trials = _Trials(config)
@@ -111,6 +112,8 @@ def find(config: RunConfig, cluster: ClusterEnv | None) -> int:
         try:
             good, bad = search(trials.fits, config.workload.batch_size or min(FIRST, most), most)
         except _Ended as end:
+            if fitted := [trial["batch_per_device"] for trial in trials.done if trial["fits"]]:
+                output.complain(f"the search is not finished; the largest batch that fitted is {max(fitted)} a device")
             return end.exit_code
     found = {
         "max_batch_per_device": good,

@@ -49,6 +49,8 @@ class Plan:
     """CPU cores a replica can really use: fewer where workers share cores or a quota is set."""
     weights: str | None
     """SHA-256 of the file of --weights."""
+    data: str | None
+    """Digest of the files of the data set; None where its name says what they hold."""
 
     @property
     def learning_rate(self) -> float:
@@ -297,6 +299,9 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
         num_devices=num_devices,
         cores_per_device=cores_per_device,
         weights=digest(config.workload.weights) if config.workload.weights else None,
+        data=SETS[config.workload.dataset].digest(
+            config.workload.data_dir, evaluated=config.training.epochs is not None
+        ),
     )
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from bench.errors import EnvironmentFault, UsageError, gist
-from bench.workloads.records import IMAGE, INDEX, LABEL, Index, Part, describe, read_index, shards_in
+from bench.workloads.records import IMAGE, INDEX, LABEL, PARTS, Index, Part, describe, read_index, shards_in
 from results.text import printable
 from results.writing import replacing
 
@@ -76,20 +76,21 @@ def as_jpeg(path: Path) -> bytes:
         ) from None
 
 
-def generated(count: int, size: int, num_classes: int, seed: int) -> list[Image]:
+def generated(count: int, size: int, num_classes: int, seed: int, part: Part) -> list[Image]:
     """Random fields of `size` x `size` pixels with the spectrum of photographs, tinted by class. Each is a function of
-    the seed and its number."""
-    labels = np.random.default_rng(seed).integers(num_classes, size=count)
+    the seed, the part and its number."""
+    which = PARTS.index(part)
+    labels = np.random.default_rng([seed, which]).integers(num_classes, size=count)
     return [
-        Image(partial(_field, size, int(labels[index]), num_classes, seed, index), int(labels[index]), "")
+        Image(partial(_field, size, int(labels[index]), num_classes, seed, (which, index)), int(labels[index]), "")
         for index in range(count)
     ]
 
 
-def _field(size: int, label: int, num_classes: int, seed: int, index: int) -> bytes:
+def _field(size: int, label: int, num_classes: int, seed: int, number: tuple[int, int]) -> bytes:
     """A JPEG. Amplitudes fall with the frequency f as 1/f, as those of natural images do (Field, 1987), which makes
     files about as large as photographs of that size; noise would make them several times larger."""
-    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, index]))
+    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, *number]))
     frequencies = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
     frequencies[0, 0] = np.inf
     noise = np.fft.rfft2(random.standard_normal((3, size, size)))

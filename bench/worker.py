@@ -38,10 +38,13 @@ from jobs.rendezvous import PeerGone, PeerLate, Rendezvous
 from results.exit_codes import ExitCode
 from results.store import Store
 from results.writing import replacing
-from strategies.base import Data, Steps, Trainer
+from strategies.base import Data, HeldOut, Steps, Trainer
 
 _NO_PROXY = "no_grpc_proxy"
 """gRPC reads it before no_proxy."""
+
+_SEARCH_S = 8.0
+"""How long the image that made a run fail is looked for [s]: about as long as the other ranks wait for us."""
 
 _CLOCK_SET = "in some iterations: the host's clock was set while they ran"
 
@@ -113,7 +116,7 @@ class _Member:
         self._gpus = gpus
         self._sampled = sampled
         self._trainer: Trainer | None = None
-        self._data: Data | None = None
+        self._read: list[Data | HeldOut] = []
         self._meeting: Rendezvous | None = None
         self._schedule: Schedule
         self._num_test_samples = 0
@@ -149,10 +152,11 @@ class _Member:
             missed = any(words in said for words in self._plan.strategy.peer_errors)
             full = type(problem).__name__ in ("ResourceExhaustedError", "MemoryError")
             status = "oom" if full else "interrupted" if missed else "failed"
-            if self._data:
+            if self._read:
                 # To look for a bad file takes seconds, in which whoever waits for this rank may have it ended.
                 self._log.note(status=status, error=error, exit_code=code)
-                if fault := self._data.fault(problem):
+                deadline = time.monotonic() + _SEARCH_S
+                if fault := next(filter(None, (source.fault(problem, deadline) for source in self._read)), None):
                     status, error = "failed", fault
         spoken = self._log.end(status=status, error=error, exit_code=code)
         if error and (self._speaks_for_itself or not spoken):
@@ -229,7 +233,7 @@ class _Member:
             num_train_samples=settings.num_train_samples,
             tell=output.tell if self._rank == 0 else lambda line: None,
         )
-        self._data = job.data
+        self._read = [job.data, *([job.held_out] if job.held_out else [])]
         self._num_test_samples = job.held_out.num_samples if job.held_out else 0
         self._schedule = plan.schedule(job.data.num_samples)
         if self._rank == 0:
@@ -272,6 +276,12 @@ class _Member:
             run_id=self._run_id,
         )
 
+        def evaluate(epoch: int, train_s: float) -> bool:
+            self._read.reverse()  # a fault is looked for in what was read last
+            done = evaluations.perform(trainer, epoch, train_s)
+            self._read.reverse()
+            return done
+
         def keep(row: dict[str, Any], steps: Steps) -> None:
             log.shard.add_iter(row)
             evaluations.stepped(row)
@@ -290,7 +300,7 @@ class _Member:
             on_traced=lambda: log.enter("warmup"),
             on_warm=warm,
             on_iter=keep,
-            on_epoch=lambda epoch, train_s: evaluations.perform(trainer, epoch, train_s),
+            on_epoch=evaluate,
         )
         log.enter("finish")
         log.note(
@@ -320,6 +330,7 @@ class _Member:
             "hostname": socket.gethostname(),
             "settings": self._plan.fingerprint(),
             "weights": self._plan.weights,
+            "data": self._plan.data,
             "gpus": self._own_gpus(),
             "versions": {"TrainScale": __version__, **provenance.framework_versions()},
         }

@@ -109,8 +109,9 @@ class Data(Protocol):
     def sharding(self, readers: int) -> str | None:
         """How so many processes share them: by `file`, by `record`, or None where each holds all in memory."""
 
-    def fault(self, error: Exception) -> str | None:
-        """What in the files made the framework raise that while training, on one line; None where it was not they."""
+    def fault(self, error: Exception, deadline: float) -> str | None:
+        """What in the files made the framework raise that while it read them, on one line; None where it was not they.
+        Looks for it until `time.monotonic` says `deadline`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,8 @@ class HeldOut:
     fills a batch; all shards together hold every image once."""
     steps: Callable[[Shard], int]
     """Batches of each replica, the same for all of them."""
+    fault: Callable[[Exception, float], str | None]
+    """As of `Data`."""
 
 
 @dataclass(frozen=True, kw_only=True)

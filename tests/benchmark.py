@@ -153,7 +153,7 @@ def running_benchmarks(name: str = MARKER, value: str | None = None) -> dict[int
     return found
 
 
-def null(value: object) -> bool:
+def null(value: Any) -> bool:
     """Whether a cell of a table is."""
     return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
 

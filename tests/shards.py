@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from bench import frameworks, shards
-from bench.workloads.records import IMAGE, INDEX, LABEL
+from bench.workloads.records import IMAGE, INDEX, LABEL, Part
 
 COUNT, CLASSES = 24, 3
 
 
-def write(folder: Path, *, count: int = COUNT, files: int = 4, part: str = "train", size: int = 32) -> Path:
+def write(folder: Path, *, count: int = COUNT, files: int = 4, part: Part = "train", size: int = 32) -> Path:
     """So many images in so many files."""
     frameworks.load()
-    images = shards.generated(count, size, CLASSES, seed=1 if part == "train" else 2)
-    shards.write(images, folder, part, files, num_classes=CLASSES, classes=(), seed=1)  # type: ignore[arg-type]
+    images = shards.generated(count, size, CLASSES, seed=1, part=part)
+    shards.write(images, folder, part, files, num_classes=CLASSES, classes=(), seed=1)
     return folder
 
 
@@ -40,7 +40,7 @@ def rewrite(path: Path, number: int, change: Callable[[Any], object]) -> None:
         for record in held:
             writer.write(record)
     index = json.loads((path.parent / INDEX).read_text())
-    for file in index["files"]["train"]:
+    for file in (*index["files"]["train"], *index["files"]["validation"]):
         if file["name"] == path.name:
             file["size_bytes"] = path.stat().st_size
     (path.parent / INDEX).write_text(json.dumps(index))

@@ -9,7 +9,8 @@ from bench.errors import EnvironmentFault, UsageError
 
 
 def said(**fields: Any) -> dict[str, Any]:
-    return {"hostname": "a", "settings": "s", "versions": {"Keras": "3"}, "weights": None, "gpus": [], **fields}
+    same = {"settings": "s", "versions": {"Keras": "3"}, "weights": None, "data": "d-v"}
+    return {"hostname": "a", **same, "gpus": [], **fields}
 
 
 def test_ranks_of_one_kind_pass() -> None:
@@ -25,6 +26,11 @@ def test_ranks_of_one_kind_pass() -> None:
             "rank 1 (b) has Keras 4 but rank 0 (a)",
         ),
         ({"hostname": "b", "settings": "t"}, UsageError, "rank 1 (b) was started with other settings or devices than"),
+        (
+            {"hostname": "b", "data": "e-v"},
+            UsageError,
+            "rank 1 (b) has other files of the data set than rank 0 (a): give",
+        ),
         ({"gpus": ["GPU-0"]}, EnvironmentFault, "ranks 0 and 1 (a) would both train on GPU-0: give each task its own"),
     ],
 )

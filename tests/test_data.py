@@ -94,6 +94,15 @@ def test_generated_images_are_functions_of_the_seed(tmp_path: Path) -> None:
     assert 0.3 < min(sizes) <= max(sizes) < 1.2  # bytes a pixel, of photographs about 0.6
 
 
+def test_generated_images_of_the_two_parts_are_others(tmp_path: Path) -> None:
+    for part in ("train", "validation"):
+        words = ["write", "--generate=6", "--image-size=32", f"--part={part}", f"--output={tmp_path}"]
+        assert main([*words, "--shards=1"]) == 0
+    train, validation = (stored(tmp_path / f"{part}-00000-of-00001") for part in ("train", "validation"))
+    assert not {image for image, _, _ in train} & {image for image, _, _ in validation}
+    assert [label for _, label, _ in train] != [label for _, label, _ in validation]
+
+
 def test_shards_that_are_there_are_indexed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, elsewhere = shards.write(tmp_path / "set"), tmp_path / "index"
     (folder / INDEX).unlink()

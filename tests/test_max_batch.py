@@ -209,6 +209,23 @@ def test_another_failure_ends_the_search_with_its_exit_code(
     assert said.out == ""
 
 
+def test_a_search_that_ends_early_says_what_fitted(
+    performs: Callable[[Perform], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def perform(_self: Any, argv: list[str]) -> tuple[int, str, str]:
+        done = outcome(argv, capacity=100)
+        return (2, "", "bench.run: has 24 images to train\n") if parse(argv).workload.batch_size == 32 else done
+
+    performs(perform)
+    assert find(parse(["--find-max-batch", "--batch-size=8", "--json"]), None) == 2
+    said = capsys.readouterr()
+    assert [line.split()[0] for line in said.out.splitlines()] == ["8", "16"]
+    assert said.err.splitlines() == [
+        "bench.run: has 24 images to train",
+        "bench.run: the search is not finished; the largest batch that fitted is 16 a device",
+    ]
+
+
 def test_the_timeout_bounds_the_whole_search(
     performs: Callable[[Perform], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BenchError, EnvironmentFault, UsageError
+from bench.workloads.datasets import DATASETS
 from bench.workloads.records import INDEX, Index, RecordFile, RecordSet, describe, lengths, read_index, sharding
 
 
@@ -17,7 +18,7 @@ def framed(path: Path, sizes: list[int]) -> Path:
     return path
 
 
-def index_of(folder: Path, **changes: object) -> Path:
+def index_of(folder: Path, /, **changes: object) -> Path:
     """A folder with two shards of 3 and 2 records and their index, in which something is changed."""
     files = {"train": tuple(describe(framed(folder / f"train-{n}", [5] * (3 - n))) for n in range(2)), "validation": ()}
     Index(num_classes=10, label_offset=1, files=files).write(folder)
@@ -73,6 +74,18 @@ def test_the_index_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert digest != read_index(index_of(tmp_path, label_offset=0)).digest("train")
 
 
+def test_the_digest_of_a_run_is_of_the_files_that_it_reads(tmp_path: Path) -> None:
+    files = json.loads((index_of(tmp_path) / INDEX).read_text())["files"]
+    trained, evaluated = (RecordSet().digest(tmp_path, evaluated=evaluated) for evaluated in (False, True))
+    validation = [{"name": "validation-0", "records": 1, "size_bytes": 1}]
+    index_of(tmp_path, files=files | {"validation": validation})
+    assert RecordSet().digest(tmp_path, evaluated=False) == trained
+    assert RecordSet().digest(tmp_path, evaluated=True) != evaluated
+    index_of(tmp_path, files=files | {"train": files["train"][:1]})
+    assert RecordSet().digest(tmp_path, evaluated=False) != trained
+    assert DATASETS["digits"].digest(None, evaluated=True) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -123,6 +136,16 @@ def test_what_is_missing_is_said_with_the_remedy(tmp_path: Path) -> None:
     assert "names no validation-* files" in said(tmp_path, "test")
     (tmp_path / "train-1").unlink()
     assert "train-1" in said(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("a\0b", "train-0"), ("\ud800", "train-0"), (".", "train-\ud800"), ("x" * 5000, "train-0")]
+)
+def test_an_index_whose_paths_are_none_is_one_line(tmp_path: Path, folder: str, name: str) -> None:
+    files = {"train": [{"name": name, "records": 1, "size_bytes": 1}], "validation": []}
+    with pytest.raises(UsageError, match="cannot be found") as caught:
+        RecordSet().find(index_of(tmp_path, folder=folder, files=files))
+    assert str(caught.value).isprintable()
 
 
 def test_a_file_of_another_size_is_named_before_anything_starts(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 from bench.errors import UsageError
+from bench.workloads import workload
 from bench.workloads.records import IMAGE, RecordSet
 from bench.workloads.source import Source, open_source, resolve_cache
-from strategies.base import Shard
+from strategies.base import NumericsConfig, Shard
 from tests import shards
 
 SHAPE = (16, 16, 3)
@@ -165,11 +167,37 @@ def test_a_bad_record_is_named_with_its_file(tmp_path: Path, change: Callable[[A
         with pytest.raises(Exception, match=r".") as caught:
             for _ in range(4):
                 next(batches)
-        text = data.fault(caught.value)
+        text = data.fault(caught.value, time.monotonic() + 60)
         assert text is not None
         assert text.startswith(f"data file cannot be used: '{bad}', record {number}: {words}")
         assert text.isprintable()
-    assert data.fault(ValueError("of something else")) is None
+    assert data.fault(ValueError("of something else"), time.monotonic() + 60) is None
+
+
+def test_a_bad_record_of_the_held_out_files_is_named(tmp_path: Path) -> None:
+    bad = shards.write(shards.write(tmp_path), count=10, files=2, part="validation") / "validation-00001-of-00002"
+    shards.rewrite(bad, 4, shards.half_a_jpeg)
+    job = workload(
+        model="alexnet",
+        dataset="tfrecord",
+        data_dir=tmp_path,
+        seed=1,
+        batch_per_device=4,
+        global_batch=4,
+        steps=lambda _: 1,
+        numerics=NumericsConfig(),
+        split="rest",
+    )
+    assert job.held_out is not None
+    alone = Shard(first=0, count=1, total=1)
+    next(iter(job.build_input(alone)))
+    with pytest.raises(Exception, match=r".") as caught:
+        list(job.held_out.batches(alone))
+    deadline = time.monotonic() + 60
+    assert job.data.fault(caught.value, deadline) is None
+    text = job.held_out.fault(caught.value, deadline)
+    assert text is not None
+    assert text.startswith(f"data file cannot be used: '{bad}', record 4: holds no JPEG that can be decoded")
 
 
 def test_what_has_no_effect_is_refused() -> None:

@@ -219,7 +219,7 @@ def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 
 def test_a_rank_with_another_file_is_named() -> None:
-    first: dict[str, Any] = {"hostname": "a", "settings": "s", "versions": {}, "gpus": [], "weights": "1"}
+    first: dict[str, Any] = {"hostname": "a", "settings": "s", "versions": {}, "gpus": [], "weights": "1", "data": None}
     compare([first, first])
     with pytest.raises(UsageError, match=r"rank 1 \(b\) has another file for --weights than rank 0 \(a\): give all"):
         compare([first, first | {"hostname": "b", "weights": "2"}])

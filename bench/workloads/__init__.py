@@ -187,6 +187,7 @@ def workload(
             held_bytes=test.held_bytes,
             batches=lambda shard: test.evaluation_batches(shard, batch=batch_per_device),
             steps=lambda shard: test.evaluation_steps(shard, batch=batch_per_device),
+            fault=test.fault,
         )
     tell_once = lru_cache(tell)
 

@@ -75,6 +75,10 @@ class Dataset:
         """How many images training reads; None where only reading them tells."""
         return None
 
+    def digest(self, _data_dir: Path | None, *, evaluated: bool) -> str | None:
+        """Of what the files hold; None where the name says it."""
+        return None
+
     def find(self, data_dir: Path | None, split: Split = "train") -> list[Path]:
         """The files of the data set. Raises UsageError, which says what is missing and how to get it, and for a set
         without images to be recognised."""

@@ -32,7 +32,7 @@ class InMemory:
     def sharding(self, readers: int) -> str | None:
         return None
 
-    def fault(self, error: Exception) -> str | None:
+    def fault(self, error: Exception, deadline: float) -> str | None:
         return None
 
     def batches(self, shard: Shard, *, batch: int, steps: int) -> Any:

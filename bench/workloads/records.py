@@ -99,6 +99,11 @@ class RecordSet:
         """How many images training reads."""
         return self.index(data_dir).num_samples("train")
 
+    def digest(self, data_dir: Path | None, *, evaluated: bool) -> str | None:
+        """Of the files that training reads, and of those that it is evaluated on where it is. Raises UsageError."""
+        index = self.index(data_dir)
+        return "-".join(index.digest(part) for part in (PARTS if evaluated else PARTS[:1]))
+
     def index(self, data_dir: Path | None) -> Index:
         """What the folder's index says. Raises UsageError."""
         if data_dir is None:
@@ -166,8 +171,8 @@ def _whole(path: Path, file: RecordFile, index: Path) -> Path:
     """The path of a shard that has the size that the index says. Raises UsageError and EnvironmentFault."""
     try:
         size = path.stat().st_size
-    except OSError as error:
-        why = error.strerror or error
+    except (OSError, ValueError) as error:  # ValueError for what is no path, as with a NUL
+        why = getattr(error, "strerror", None) or error
         raise UsageError(f"data file {str(path)!r}, which {str(index)!r} names, cannot be found: {why}") from None
     if size != file.size_bytes:
         raise EnvironmentFault(

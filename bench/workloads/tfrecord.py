@@ -34,8 +34,6 @@ _RANDOM = ("crop", "flip")
 _CENTRE = 0.875
 """The crop that is evaluated: this part of the largest centred one, 224 of 256 pixels (Krizhevsky et al., 2012)."""
 _READ_BYTES = 1 << 20
-_SEARCH_S = 8.0
-"""How long the image that made training fail is looked for [s]: about as long as the other ranks wait for us."""
 _DATA_ERRORS = (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError)
 
 
@@ -105,8 +103,8 @@ class Records:
             return -(-self.num_samples // (shard.total * batch))
         return -(-max(self._shares(shard)) // (shard.count * batch))
 
-    def fault(self, error: Exception) -> str | None:
-        """Looks for it in the order of training, for _SEARCH_S at most. None for errors that files do not make."""
+    def fault(self, error: Exception, deadline: float) -> str | None:
+        """Looks for it in the order of reading. None for errors that files do not make."""
         if "No space left on device" in str(error) and self._cache == "disk":
             return (
                 f"--cache disk: {tempfile.gettempdir()!r} is full, and {self.num_samples:,} records were to be kept: "
@@ -114,7 +112,6 @@ class Records:
             )
         if not isinstance(error, _DATA_ERRORS):
             return None
-        deadline = time.monotonic() + _SEARCH_S
         try:
             for shard, shuffle in self._read:
                 for known in _shards(shard):

@@ -52,6 +52,15 @@ def test_a_bad_record_ends_the_run_and_what_was_measured_is_kept(benchmark: Benc
     assert len(benchmark.table("iters")) > 3
 
 
+def test_a_bad_record_to_validate_is_named_as_well(benchmark: Benchmark, tmp_path: Path) -> None:
+    bad = shards.write(shards.write(tmp_path), count=10, files=1, part="validation") / "validation-00000-of-00001"
+    shards.rewrite(bad, 9, shards.half_a_jpeg)
+    done = benchmark.run(*FLAGS, f"--data-dir={tmp_path}", "--batch-size=4", "--num-iters=None", "--epochs=1")
+    assert done.returncode == 4, done.stdout
+    assert f"data file cannot be used: '{bad}', record 9: holds no JPEG that can be decoded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_cannot_start_leaves_nothing(benchmark: Benchmark, folder: Path, tmp_path: Path) -> None:
     for flags, words in (
         (["--data-dir", str(tmp_path)], "has no dataset.json"),
