@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from analysis.configurations import Configuration
 from analysis.errors import AnalysisError
 from analysis.files import Skipped
-from analysis.metrics import EFFICIENCY, Metric, metric_named, why_none
+from analysis.metrics import EFFICIENCY, TIME_TO_ACCURACY, Metric, metric_named, why_none
 from analysis.provenance import changes, told
 from analysis.samples import Samples, samples
 from analysis.scaling import BASE_STRATEGY
@@ -87,10 +87,12 @@ class _Question:
             return Line(one, self.metric, Verdict.INCONCLUSIVE, ours.value(), None, None, why)
         theirs = self.theirs[other.key]
         found = judge(self.metric, ours, theirs, threshold, comparisons)
+        short = _short(self.metric, one, other)
+        verdict = Verdict.INCONCLUSIVE if short and found.verdict is not Verdict.REGRESSED else found.verdict
         runs = len(other.run_ids) + len(other.failures)
         failed = f"{len(other.failures)} of its {runs} runs failed: {other.failures[-1]}" if other.failures else ""
-        note = "; ".join(filter(None, (found.advice, failed)))
-        return Line(one, self.metric, found.verdict, ours.value(), theirs.value(), found.change, note)
+        note = "; ".join(filter(None, (found.advice, short, failed)))
+        return Line(one, self.metric, verdict, ours.value(), theirs.value(), found.change, note)
 
 
 def gate(loaded: Sides, names: Sequence[str], threshold: float, across: Sequence[str] = ()) -> Gate:
@@ -129,6 +131,20 @@ def gate(loaded: Sides, names: Sequence[str], threshold: float, across: Sequence
         notes=[*_notes(loaded, pairs, comparisons), *_unjudged(questions, pairs)],
         skipped=loaded.skipped,
     )
+
+
+def _short(metric: Metric, one: Configuration, other: Configuration) -> str:
+    """Says that a smaller share of the candidate's runs than of the baseline's reached the accuracy; else empty. Those
+    that did not are in no sample, and a verdict would be on the best runs alone."""
+    if metric.name != TIME_TO_ACCURACY:
+        return ""
+    (ours, of_ours), (theirs, of_theirs) = (
+        (len(each.samples[metric.name]), len(each.run_ids)) for each in (one, other)
+    )
+    if theirs * of_ours >= ours * of_theirs:
+        return ""
+    target = one.setup["target_accuracy"]
+    return f"{theirs} of {of_theirs} runs reached the accuracy {target}, in the baseline {ours} of {of_ours}"
 
 
 def _notes(loaded: Sides, pairs: Pairs, comparisons: int) -> Iterable[str]:

@@ -187,6 +187,32 @@ def test_other_figures_are_judged_too(store: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("reached", "slower", "code", "note"),
+    [
+        (5, 1.0, 0, ""),
+        (4, 1.0, 5, "4 of 5 runs reached the accuracy 0.97, in the baseline 5 of 5"),
+        (1, 1.0, 5, "1 of 5 runs reached the accuracy 0.97, in the baseline 5 of 5"),
+        (4, 0.5, 5, "4 of 5 runs reached"),
+        (4, 1.2, 1, "4 of 5 runs reached"),
+        (0, 1.0, 5, "the candidate has no time_to_accuracy_s"),
+    ],
+)
+def test_runs_that_do_not_reach_the_accuracy_are_not_left_out_in_silence(
+    tmp_path: Path, reached: int, slower: float, code: int, note: str
+) -> None:
+    data, gate = tmp_path / "data", tmp_path / "gate.json"
+    for experiment, good, factor in (("older", 5, 1.0), ("newer", reached, slower)):
+        for number, value in enumerate(STEADY):
+            time_s = value * factor if number < good else None
+            learned = {"epochs": 3, "target_accuracy": 0.97, "time_to_accuracy_s": time_s}
+            add_run(data, [0.1], experiment=experiment, **learned)
+    words = ["--baseline=older", "--candidate=newer", "--metric=time_to_accuracy_s", f"--json={gate}"]
+    assert main([*words, f"--results-dir={data}"]) == code
+    (found,) = json.loads(gate.read_text())["verdicts"]
+    assert note in found["note"]
+
+
 def test_a_baseline_is_saved_read_and_small(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--candidate=before", "--save-baseline=good"]) == 0
     path = Path("results/baselines/good.json")
