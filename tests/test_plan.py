@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from jobs.cluster import ClusterEnv, Task
 from results.schema import RUNS
 from strategies import STRATEGIES
 from tests.emulated_nvml import H200, install
+from tests.test_records import index_of
 
 CORES = len(os.sched_getaffinity(0))
 FOUR_GPUS = [H200 | {"uuid": f"GPU-{index}".encode()} for index in range(4)]
@@ -140,6 +142,13 @@ REFUSED = [
     (["--strategy=horovod", "--fusion-threshold-mib=-1"], UsageError, "--fusion-threshold-mib is -1: give 0 or more"),
     (["--strategy=horovod", "--cycle-time-ms=0"], UsageError, "--cycle-time-ms is 0: give a number above 0"),
     (["--precision=tf32"], UsageError, "--precision tf32 is NVIDIA GPUs' arithmetic"),
+    (["--weights=none.weights.h5"], UsageError, "no such file on this host"),
+    (["--freeze=head"], UsageError, "--freeze is 'head': give base"),
+    (["--freeze=base", "--phase=forward"], UsageError, "--freeze has no effect with --phase forward, in which no"),
+    (["--classes=0"], UsageError, "is a single class"),
+    (["--num-train-samples=0"], UsageError, "--num-train-samples is 0"),
+    (["--dataset=tfrecord", "--data-dir=/"], UsageError, "has no dataset.json"),
+    (["--dataset=synthetic", "--cache=none"], UsageError, "has no effect on dataset 'synthetic'"),
 ]
 
 
@@ -151,6 +160,18 @@ def test_what_cannot_run_is_refused_before_anything_starts(
         planned(*flags)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size=6"], "has 5 images to train and a global batch is 6"),
+        (["--batch-size=1", "--strategy=ps", "--cache=disk"], "--cache disk cannot work under strategy 'ps'"),
+    ],
+)
+def test_what_records_cannot_do_is_refused(tmp_path: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        planned("--dataset=tfrecord", "--model=cifar_cnn", f"--data-dir={index_of(tmp_path)}", *flags)
 
 
 def test_a_taken_port_is_named() -> None:

@@ -1,4 +1,5 @@
-"""Models that keep state of their own, and one with a layer of ours, under every strategy, in real processes."""
+"""Models that keep state of their own under every strategy, one with a layer of ours, and one of keras.applications, in
+real processes."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 NORMALISING = ["--model=small_xception", "--image-size=16", "--num-classes=12", "--batch-size=3"]
 """Batch normalisation, dropout and separable convolutions."""
 OURS = ["--model=alexnet", "--image-size=67", "--num-classes=10", "--batch-size=2", "--strategy=mirrored"]
+THEIRS = ["--model=keras:MobileNetV2", "--image-size=32", "--num-classes=10", "--lr=0.001", "--strategy=single"]
 RUNS = [
     [*NORMALISING, "--strategy=mirrored", "--devices-per-worker=2"],
     [*NORMALISING, "--strategy=central", "--devices-per-worker=2"],
@@ -21,6 +23,7 @@ RUNS = [
     [*NORMALISING, "--strategy=horovod", "--num-workers=2"],
     [*NORMALISING, "--strategy=ps", "--num-workers=1"],
     [*OURS, "--devices-per-worker=2", "--dataset=digits"],
+    [*THEIRS, "--dataset=digits"],
 ]
 
 
@@ -34,7 +37,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 def test_state_and_layers_of_ours_train_under_every_strategy(rows: pd.DataFrame) -> None:
     assert rows["status"].tolist() == ["ok"] * len(RUNS)
-    assert set(rows["strategy"]) == {"mirrored", "central", "mwms", "horovod", "ps"}
+    assert set(rows["strategy"]) == {"single", "mirrored", "central", "mwms", "horovod", "ps"}
 
 
 def test_size_and_classes_are_recorded_and_counted(rows: pd.DataFrame) -> None:
@@ -49,3 +52,11 @@ def test_size_and_classes_are_recorded_and_counted(rows: pd.DataFrame) -> None:
     assert (config["image_size"], config["num_classes"]) == (16, 12)
     (alexnet,) = rows[rows["model"] == "alexnet"].to_dict("records")
     assert (alexnet["image_size"], alexnet["num_classes"]) == (67, 10)
+
+
+def test_a_model_of_the_catalogue_trains_at_a_size_of_the_users(rows: pd.DataFrame) -> None:
+    (run,) = rows[rows["model"] == "keras:MobileNetV2"].to_dict("records")
+    assert (run["image_size"], run["num_classes"]) == (32, 10)
+    assert run["num_params"] == 3_538_984 - 990 * 1281
+    assert run["trainable_params"] == run["num_params"] - 34_112  # without the means and variances
+    assert run["gradient_bytes"] == 4 * run["trainable_params"]
