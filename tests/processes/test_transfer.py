@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from tests.benchmark import ROOT, SEVERAL_S, Benchmark, commands_of, perform
+from tests.benchmark import ROOT, SEVERAL_S, Benchmark, clean_environment, commands_of, perform
 from tests.test_weights import model
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
@@ -83,24 +86,39 @@ def test_files_that_do_not_fit_or_are_damaged_end_a_run_with_one_line(benchmark:
         path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--weights=none.weights.h5"], "no such file on this host"),
-        (["--freeze=head"], "--freeze is 'head': give base"),
-        (
-            ["--freeze=base", "--phase=forward"],
-            "--freeze has no effect with --phase forward, in which no",
-        ),
-        (["--classes=0"], "is a single class"),
-        (["--num-train-samples=0"], "--num-train-samples is 0"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused_before_anything_starts(
-    benchmark: Benchmark, flags: list[str], message: str
-) -> None:
-    done = benchmark.run(*flags)
+def test_workers_transfer_what_files_of_images_teach_them(tmp_path: Path) -> None:
+    """MNIST's file, with few images that a small network tells apart: each class has its own row of light."""
+    random = np.random.default_rng(1)
+    images = {}
+    for part, count in (("train", 400), ("test", 100)):
+        labels = np.arange(count) % 10
+        pixels = random.integers(0, 60, (count, 28, 28), np.uint8)
+        pixels[np.arange(count), 2 * labels + 4] += 180
+        images |= {f"x_{part}": pixels, f"y_{part}": labels.astype(np.uint8)}
+    np.savez(tmp_path / "mnist.npz", **images)
+    said = perform(
+        f"python -m bench.transfer --dataset mnist --data-dir {tmp_path} --strategy mwms --devices 2 --seeds 1 "
+        "--pretrain-epochs 1 --epochs 1",
+        tmp_path,
+    )
+    runs = pd.read_parquet(tmp_path / "results" / "data" / "runs").set_index("label")
+    assert runs["status"].to_dict() == dict.fromkeys(("from scratch", "pre-training", "transferred"), "ok")
+    assert set(runs["num_processes"]) == {2}
+    assert set(runs["dataset"]) == {"mnist"}
+    assert runs["num_samples"].to_dict() == {"from scratch": 100, "pre-training": 200, "transferred": 100}
+    assert runs["trainable_params"].to_dict() == {"from scratch": 26_821, "pre-training": 26_821, "transferred": 8_005}
+    evals = pd.read_parquet(tmp_path / "results" / "data" / "evals")
+    assert set(evals["num_samples"]) == {50}
+    assert "One seed cannot tell whether that is chance: --seeds 3 or more can." in said
+
+
+def test_a_training_that_fails_ends_the_comparison_with_its_exit_code(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "bench.transfer", "--samples=5000", f"--results-dir={tmp_path / 'data'}"]
+    done = subprocess.run(
+        words, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=SEVERAL_S, check=False
+    )
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert message in done.stderr
-    assert benchmark.left_behind() == []
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("bench.transfer: seed 1, from scratch: ")
+    assert "5000" in line
+    assert Benchmark(tmp_path / "data").left_behind() == []
