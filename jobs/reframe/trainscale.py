@@ -29,9 +29,18 @@ FIGURES = {
     "step_time_p99_s": "s",
     "step_time_jitter_s": "s",
     "data_wait_share": "ratio",
+    "latency_p50_s": "s",
+    "latency_p90_s": "s",
+    "latency_p95_s": "s",
+    "latency_p99_s": "s",
+    "mfu": "ratio",
     "startup_time_s": "s",
     "peak_rss_bytes": "bytes",
     "framework_peak_mem_bytes": "bytes",
+    "predicted_mem_ratio": "ratio",
+    "final_accuracy": "ratio",
+    "best_accuracy": "ratio",
+    "time_to_accuracy_s": "s",
 }
 """Figure of the JSON line -> unit. Definitions: docs/metrics.md."""
 

@@ -310,11 +310,11 @@ def test_reframes_own_check_of_horovod_reads_what_a_gpu_run_prints(
         cluster=SimpleNamespace(size=8, source="a Slurm step"),
     )
     config = SimpleNamespace(workload=SimpleNamespace(model="vgg16"))
-    plan: Any = SimpleNamespace(config=config, batch_per_device=32, num_devices=8, strategy=strategy)
+    plan: Any = SimpleNamespace(config=config, batch_per_device=32, num_devices=8, strategy=strategy, forward=False)
     print_header(plan)
     print_iter(plan, {"num_batches": 5, "duration_s": 0.5}, 0)
     figures = {"images_per_s": 2469.12, "images_per_s_spread": 24.6, "step_time_p50_s": 0.1}
-    run = {"run_id": "R", "status": "ok", "device_kind": "gpu", "num_devices": 8}
+    run = {"run_id": "R", "status": "ok", "device_kind": "gpu", "num_devices": 8, "target_accuracy": None}
     print_summary(dict.fromkeys(FIGURES) | figures | run, as_json=True)
     stdout = tmp_path / "rfm_job.out"
     stdout.write_text(capsys.readouterr().out)
