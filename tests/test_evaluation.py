@@ -80,7 +80,7 @@ def test_an_evaluation_changes_no_running_means_and_they_are_saved(tmp_path: Pat
             [keras.Input((28, 28, 1)), layers.Flatten(), layers.BatchNormalization(), layers.Dense(10)]
         )
 
-    work = replace(work, build_model=with_normalisation)
+    work = replace(work, build_model=with_normalisation, build_copy=with_normalisation)
     one = trainer("mirrored", work)
     one.run(3)()
 
