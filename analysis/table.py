@@ -115,14 +115,13 @@ def _memory(size: Interval | None) -> Cell:
 
 
 def terminal_tables(standings: Sequence[Standing], series: Mapping[str, str]) -> Iterator[Table]:
-    """A table for each workload, to fit into a terminal, and a second where runs were evaluated."""
+    """A table for each workload, to fit into a terminal, and a second for what is known of some runs."""
     for workload, group in labels.workloads(standings):
         columns = headings(group)
         rows = [cells(standing, series[standing.configuration.key], columns) for standing in group]
-        learned = [index for index, name in enumerate(columns) if name in _LEARNED]
-        yield _terminal_table(printable(workload), columns, rows, sorted({*range(1, len(columns))} - {*learned}))
-        if learned:
-            yield _terminal_table("what was learned", columns, rows, (*_NAMES, *learned))
+        yield _terminal_table(printable(workload), columns, rows, range(1, len(HEADINGS)))
+        if further := range(len(HEADINGS), len(columns)):
+            yield _terminal_table("further figures", columns, rows, (*_NAMES, *further))
 
 
 def _terminal_table(
