@@ -67,12 +67,7 @@ select run_id, rank, sum(num_batches) as num_batches, min(t_start_ns) as first_n
 from {source} where not warmup group by run_id, rank
 """
 
-_FLOPS_PER_IMAGE = (
-    "case when chosen.phase = 'forward' then chosen.flops_per_image else chosen.train_flops_per_image end"
-)
-"""Of a step."""
-
-_FIGURES = f"""
+_FIGURES = """
 with quantiles as (
     select run_id, quantile_cont(step_time_s, [0.5, 0.9, 0.95, 0.99]) as step_times,
         1.4826 * mad(step_time_s) as jitter_s
@@ -102,8 +97,8 @@ with quantiles as (
 )
 select chosen.*, windows.device_batches * chosen.batch_per_device / (window_s - coalesce(interrupted_s, 0))
         as images_per_s,
-    {_FLOPS_PER_IMAGE} * windows.device_batches * chosen.batch_per_device / (window_s - coalesce(interrupted_s, 0))
-        / chosen.num_devices / chosen.peak_flops_per_s as mfu,
+    case when chosen.phase = 'forward' then chosen.flops_per_image else chosen.train_flops_per_image end
+        * images_per_s / chosen.num_devices / chosen.peak_flops_per_s as mfu,
     step_times[1] as step_time_p50_s, step_times[2] as step_time_p90_s, step_times[3] as step_time_p95_s,
     step_times[4] as step_time_p99_s, quantiles.jitter_s, windows.* exclude (run_id, device_batches, window_s),
     costs.* exclude (run_id), learned.final_accuracy

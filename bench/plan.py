@@ -17,7 +17,7 @@ from bench.workloads import check as check_workload
 from bench.workloads import model_spec
 from bench.workloads.freezing import check as check_freeze
 from bench.workloads.optimizers import OPTIMIZERS
-from bench.workloads.source import SETS, resolve_cache
+from bench.workloads.source import SETS, check_batch, resolve_cache
 from bench.workloads.weights import check as check_weights
 from bench.workloads.weights import digest
 from jobs.cluster import ClusterEnv
@@ -284,7 +284,9 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
         near = f"{below} or {below + num_devices}" if below else str(num_devices)
         raise UsageError(f"--global-batch-size {wanted} cannot be shared evenly by {num_devices} devices: use {near}")
     batch = wanted // num_devices if wanted else config.workload.batch_size or DEFAULT_BATCH_SIZE
-    _check_size(config, batch * num_devices)
+    job = config.workload
+    if (num_samples := SETS[job.dataset].num_samples(job.data_dir)) is not None:
+        check_batch(job.dataset, job.data_dir, num_samples, batch * num_devices)
     resources = strategy.resources
     strategy.resources = replace(
         resources,
@@ -298,17 +300,6 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
         global_batch=batch * num_devices,
         num_devices=num_devices,
         cores_per_device=cores_per_device,
-        weights=digest(config.workload.weights) if config.workload.weights else None,
-        data=SETS[config.workload.dataset].digest(
-            config.workload.data_dir, evaluated=config.training.epochs is not None
-        ),
+        weights=digest(job.weights) if job.weights else None,
+        data=SETS[job.dataset].digest(job.data_dir, evaluated=config.training.epochs is not None),
     )
-
-
-def _check_size(config: RunConfig, global_batch: int) -> None:
-    known = SETS[config.workload.dataset].num_samples(config.workload.data_dir)
-    if known is not None and known < global_batch:
-        raise UsageError(
-            f"data folder {str(config.workload.data_dir)!r} has {known} images to train and a global batch is "
-            f"{global_batch}: choose a smaller batch"
-        )

@@ -98,14 +98,9 @@ def _latencies(timed: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _mfu(run: Mapping[str, Any], images_per_s_per_device: float) -> float | None:
     """Model FLOPs utilisation: FLOPs a second and device that the model itself takes / what the device can do."""
-    flops, peak = _flops_per_image(run), run.get("peak_flops_per_s")
+    flops = run.get("flops_per_image" if run.get("phase") == "forward" else "train_flops_per_image")
+    peak = run.get("peak_flops_per_s")
     return flops * images_per_s_per_device / peak if flops and peak else None
-
-
-def _flops_per_image(run: Mapping[str, Any]) -> float | None:
-    """Of a step."""
-    flops: float | None = run.get("flops_per_image" if run.get("phase") == "forward" else "train_flops_per_image")
-    return flops
 
 
 def _largest(rows: Sequence[dict[str, Any]], column: str) -> float | None:

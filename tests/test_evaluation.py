@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from strategies.base import HeldOut
-from tests.trainers import STRATEGIES, job, nodes_of, trainer
+from tests.trainers import STRATEGIES, evaluation_nodes_of, job, nodes_of, trainer
 
 import keras  # isort: skip  after TensorFlow's devices are set
 import tensorflow as tf  # isort: skip
@@ -50,12 +50,8 @@ def test_every_test_image_counts_once_and_the_saved_model_is_the_one_that_was_ev
     # Nothing that is trained has changed, and the step is the one that was traced.
     assert all((old == new).all() for old, new in zip(before, one.weights(0), strict=True))
     assert (one.updates(), one.traces()) == (2, traces)
-    graph = one._evaluator._count.get_concrete_function(
-        one._evaluator._iterator, tf.TensorSpec([], tf.int32)
-    ).graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     assert nodes_of(one)
-    assert not [node.op for node in nodes if node.op.startswith(COLLECTIVES)]
+    assert not [node.op for node in evaluation_nodes_of(one) if node.op.startswith(COLLECTIVES)]
 
     assert work.held_out is not None
     path = tmp_path / "m.weights.h5"

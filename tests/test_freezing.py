@@ -9,28 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import frameworks
 from bench.errors import UsageError
-from bench.workloads import MODELS, outline, workload
+from bench.workloads import MODELS, outline
 from bench.workloads.freezing import check, freeze_layers, layers_with_weights
 from strategies.base import NumericsConfig, Shard, Workload
 from tests.benchmark import ROOT
+from tests.trainers import job as job_of
+from tests.trainers import nodes_of
 
-frameworks.load()
 
-
-def job(model: str = "mnist_cnn", freeze: str | None = None, **more: Any) -> Workload:
-    return workload(
-        model=model,
-        dataset="digits",
-        data_dir=None,
-        seed=1,
-        batch_per_device=8,
-        global_batch=8,
-        steps=lambda _num_samples: 12,
-        numerics=NumericsConfig(**more),
-        freeze=freeze,
-    )
+def job(freeze: str | None = None, **numerics: Any) -> Workload:
+    return job_of(freeze=freeze, numerics=NumericsConfig(**numerics))
 
 
 def trainer(work: Workload, average: Any = None) -> Any:
@@ -40,14 +29,6 @@ def trainer(work: Workload, average: Any = None) -> Any:
 
     exchange = Exchange(average=average, name="ring") if average else None
     return ReplicatedTrainer(tf.distribute.get_strategy(), work, Shard(first=0, count=1, total=1), exchange)
-
-
-def operations(one: Any) -> list[str]:
-    """Of the traced step, functions that it calls included."""
-    import tensorflow as tf
-
-    graph = one._steps.get_concrete_function(one._iterator, tf.TensorSpec([], tf.int32)).graph.as_graph_def()
-    return [*(node.op for node in graph.node), *(n.op for f in graph.library.function for n in f.node_def)]
 
 
 def trained(model: Any) -> int:
@@ -141,7 +122,7 @@ def test_the_traced_step_differentiates_and_exchanges_nothing_of_frozen_layers()
         exchanged.append([tuple(gradient.shape) for gradient in gradients])
         return gradients
 
-    whole, frozen = operations(trainer(job(), average)), operations(trainer(job(freeze="base"), average))
+    whole, frozen = ([node.op for node in nodes_of(trainer(job(kept), average))] for kept in (None, "base"))
     assert exchanged[0] == [(5, 5, 1, 32), (32,), (5, 5, 32, 64), (64,), (1024, 10), (10,)]
     assert exchanged[1] == [(1024, 10), (10,)]
     assert whole.count("Conv2D") == frozen.count("Conv2D") == 2

@@ -10,7 +10,7 @@ import pytest
 
 from strategies import load
 from strategies.base import NumericsConfig, Shard
-from tests.trainers import STRATEGIES, graph_of, job, nodes_of
+from tests.trainers import STRATEGIES, functions_of, job, nodes_of
 from tests.trainers import trainer as trainer_of
 
 BF16, FP16 = 14, 19
@@ -30,8 +30,7 @@ FP32 = losses(trainer())
 
 
 def test_the_clock_of_computing_waits_for_every_gradient_and_nothing_waits_for_it() -> None:
-    library = graph_of(trainer()).library.function
-    (body,) = [f for f in library if any(node.op == "Conv2DBackpropFilter" for node in f.node_def)]
+    (body,) = [f for f in functions_of(trainer()) if any(node.op == "Conv2DBackpropFilter" for node in f.node_def)]
     kinds = {node.name: node.op for node in body.node_def}
     sources = {node.name: {name.lstrip("^").partition(":")[0] for name in node.input} for node in body.node_def}
 
@@ -57,9 +56,9 @@ def test_the_clock_of_computing_waits_for_every_gradient_and_nothing_waits_for_i
 def test_xla_compiles_the_step_and_changes_no_result(model: str) -> None:
     compiled = trainer(model, xla=True)
     found = losses(compiled)
-    marks = [f for f in graph_of(compiled).library.function if f.attr["_XlaMustCompile"].b]
+    marks = [f for f in functions_of(compiled) if f.attr["_XlaMustCompile"].b]
     assert marks
-    assert not [f for f in graph_of(trainer(model)).library.function if f.attr["_XlaMustCompile"].b]
+    assert not [f for f in functions_of(trainer(model)) if f.attr["_XlaMustCompile"].b]
     if model == "mnist_cnn":  # the other has dropout, which draws other numbers
         assert np.allclose(found, FP32, rtol=1e-5)
 
@@ -80,7 +79,7 @@ def test_precision_takes_effect_under_each_strategy(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if load(name).no_xla is None])
 def test_xla_takes_effect_under_each_strategy_that_does_not_refuse_it(strategy: str, forward: bool) -> None:
     """The compiled function holds all convolutions: none is left to the executor."""
-    functions = graph_of(trainer(strategy=strategy, forward=forward, xla=True)).library.function
+    functions = functions_of(trainer(strategy=strategy, forward=forward, xla=True))
     holding = [f for f in functions if any(node.op.startswith("Conv2D") for node in f.node_def)]
     assert holding
     assert all(f.attr["_XlaMustCompile"].b for f in holding)

@@ -192,7 +192,7 @@ def job_of(model: str, dataset: str, batch: int) -> Workload:
 
 
 def test_a_step_takes_no_more_images_than_there_are() -> None:
-    with pytest.raises(UsageError, match="a step takes 1798 images, but dataset 'digits' has 1797 to train"):
+    with pytest.raises(UsageError, match="dataset 'digits' has 1797 images to train and a global batch is 1798"):
         job_of("mnist_cnn", "digits", 1798)
     assert job_of("mnist_cnn", "digits", 1797).global_batch == 1797
     # Of made-up images there is no number.

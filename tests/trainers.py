@@ -79,10 +79,27 @@ def trainer(strategy: str, work: Workload) -> Any:
 
 def graph_of(one: Any) -> Any:
     """The traced step."""
-    return one._steps.get_concrete_function(one._iterator, tf.TensorSpec([], tf.int32)).graph.as_graph_def()
+    return _traced(one._steps, one._iterator)
+
+
+def functions_of(one: Any) -> list[Any]:
+    """Those that the traced step calls."""
+    return [*graph_of(one).library.function]
 
 
 def nodes_of(one: Any) -> list[Any]:
     """All operations of the traced step."""
-    graph = graph_of(one)
+    return _nodes(graph_of(one))
+
+
+def evaluation_nodes_of(one: Any) -> list[Any]:
+    """All operations of the traced evaluation."""
+    return _nodes(_traced(one._evaluator._count, one._evaluator._iterator))
+
+
+def _traced(function: Any, iterator: Any) -> Any:
+    return function.get_concrete_function(iterator, tf.TensorSpec([], tf.int32)).graph.as_graph_def()
+
+
+def _nodes(graph: Any) -> list[Any]:
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]

@@ -17,7 +17,7 @@ from bench.workloads.datasets import Cache, Dataset, Split
 from bench.workloads.freezing import BASE, freeze_layers
 from bench.workloads.models import MODELS, ModelSpec, model_spec
 from bench.workloads.optimizers import OPTIMIZERS, build_optimizer, rising
-from bench.workloads.source import SETS, open_source
+from bench.workloads.source import SETS, check_batch, open_source
 from bench.workloads.weights import load_weights
 
 if TYPE_CHECKING:
@@ -170,11 +170,7 @@ def workload(
     chosen = _trained_classes(spec, dataset, data_dir, classes)
     opened = partial(open_source, dataset, data_dir, spec.input_shape, seed, classes=chosen)
     data = opened(split, cache=cache, provable=provable, count=num_train_samples)
-    if data.num_samples < global_batch and not SETS[dataset].made_up:
-        raise UsageError(
-            f"a step takes {global_batch} images, but dataset {dataset!r} has {data.num_samples} to train: use a "
-            "smaller batch (with --find-max-batch, --max-batch-size)"
-        )
+    check_batch(dataset, data_dir, data.num_samples, global_batch)
     num_steps = steps(data.num_samples)
     rate: Any = learning_rate
     if rate_warmup is not None:

@@ -45,6 +45,16 @@ def resolve_cache(name: str, asked: Cache | None) -> Cache:
     return asked
 
 
+def check_batch(name: str, data_dir: Path | None, num_samples: int, global_batch: int) -> None:
+    """Raises UsageError where a step would train an image twice; of made-up images there is no number."""
+    if num_samples < global_batch and not SETS[name].made_up:
+        where = f" in {str(data_dir)!r}" if data_dir is not None else ""
+        raise UsageError(
+            f"dataset {name!r}{where} has {num_samples} images to train and a global batch is {global_batch}: use a "
+            "smaller batch (with --find-max-batch, --max-batch-size)"
+        )
+
+
 def open_source(
     name: str,
     data_dir: Path | None,
