@@ -17,7 +17,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 
 from jobs.watchdog import Due, Found, Watchdog
 
@@ -73,11 +72,6 @@ class Outcome:
         return next(((rank, code) for rank, code in self.exit_codes.items() if code), None)
 
 
-class _Interrupted(Exception):
-    def __init__(self, signum: int) -> None:
-        self.signum = signum
-
-
 def free_ports(count: int, base: int | None = None) -> list[int]:
     """`count` distinct ports on the loopback address: base, base+1, ... or, without a base, whatever is free.
 
@@ -125,21 +119,18 @@ def launch(
     Rank 0 inherits standard output, the others have none. Every line on standard error goes to `on_stderr(rank, line)`;
     `on_started` is called once, when all have been started.
     The first failure, the time limit, a deadline that passed and STOP_SIGNALS stop all: SIGTERM first, SIGKILL after
-    GRACE_S, and at once for who is stuck. Signals that the caller has blocked are let through while workers run.
+    GRACE_S, and at once for who is stuck. Signals that the caller has blocked are heard while workers run.
     """
-    with _signals_raise(), selectors.DefaultSelector() as selector:
-        job = _Job(selector, watchdog, on_stderr)
+    with _signals_heard() as signals, selectors.DefaultSelector() as selector:
+        job = _Job(selector, watchdog, on_stderr, signals)
         try:
             for worker in workers:
                 job.start(worker)
-            # Only now: a worker that nobody has noted would not be stopped.
+            # Only now: a fork that has not left our group yet would tell us of its own signals.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             on_started()
             job.watch(time.monotonic() + timeout_s)
-        except _Interrupted as interrupt:
-            job.outcome.signum = interrupt.signum
         finally:
-            _ignore_signals()
             job.stop()
     return job.outcome
 
@@ -148,13 +139,18 @@ class _Job:
     """The workers that run, and what is known of their end."""
 
     def __init__(
-        self, selector: selectors.BaseSelector, watchdog: Watchdog, on_stderr: Callable[[int, bytes], None]
+        self,
+        selector: selectors.BaseSelector,
+        watchdog: Watchdog,
+        on_stderr: Callable[[int, bytes], None],
+        signals: int,
     ) -> None:
         self.outcome = Outcome()
         self._running: dict[int, int] = {}
         self._selector = selector
         self._watchdog = watchdog
         self._on_stderr = on_stderr
+        self._signals = selector.register(signals, selectors.EVENT_READ)
 
     def start(self, worker: Worker) -> None:
         reading, writing = os.pipe()
@@ -168,9 +164,9 @@ class _Job:
         self._selector.register(reading, selectors.EVENT_READ, (worker.rank, bytearray()))
 
     def watch(self, time_limit: float) -> None:
-        """Returns when none runs, when one failed, when one is overdue, or at the time limit."""
+        """Returns when none runs, when one failed, when one is overdue, at a signal, or at the time limit."""
         look_at = time.monotonic() + _LOOK_S
-        while self._running and self.outcome.first_failure is None:
+        while self._running and self.outcome.first_failure is None and self.outcome.signum is None:
             if (now := time.monotonic()) >= min(look_at, time_limit):
                 self.outcome.timed_out = now >= time_limit
                 self.outcome.overdue = self._watchdog.overdue(self._running)
@@ -188,6 +184,8 @@ class _Job:
     def stop(self) -> None:
         """Ends what still runs, and reads what it still has to say."""
         outcome = self.outcome
+        # Another signal must not cut the stopping short: it has its own bound.
+        self._selector.unregister(self._signals.fileobj)
         if outcome.first_failure is not None:
             # It may only have missed another, which is then about to end by itself and must not look told.
             self._listen(_SETTLE_S)
@@ -206,6 +204,9 @@ class _Job:
 
     def _handle(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
         for key, _ in events:
+            if key == self._signals:
+                self.outcome.signum = os.read(key.fd, 1)[0]
+                continue
             rank, partial = key.data
             if partial is None:
                 _, status = os.waitpid(self._running.pop(rank), 0)
@@ -228,27 +229,26 @@ class _Job:
 
 
 @contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    def interrupt(signum: int, _frame: FrameType | None) -> None:
-        _ignore_signals()
-        raise _Interrupted(signum)
+def _signals_heard() -> Iterator[int]:
+    """A descriptor that tells the numbers of STOP_SIGNALS, a byte each. Blocked until the caller lets them in.
 
+    None interrupts what runs here: an import or a record that is left half-way cannot be taken up again.
+    """
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    handled = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
-    for signum in handled:
-        signal.signal(signum, interrupt)
+    under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    heard = [signum for signum in STOP_SIGNALS if not (under_nohup and signum == signal.SIGHUP)]
+    handled = {signum: signal.signal(signum, lambda *_: None) for signum in heard}
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
-        yield
+        yield reading
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.set_wakeup_fd(before)
         for signum, handler in handled.items():
             signal.signal(signum, handler)
-
-
-def _ignore_signals() -> None:
-    # Another must not cut the stopping short: it has its own bound.
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+        os.close(reading)
+        os.close(writing)
 
 
 def _spawn(worker: Worker, stderr: int) -> int:
@@ -281,6 +281,7 @@ def _fork(worker: Worker, target: Callable[[], int], stderr: int) -> int:
         if worker.rank:
             os.dup2(devnull, 1)
         os.dup2(stderr, 2)
+        signal.set_wakeup_fd(-1)  # the launcher's
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_DFL)
         os.environ.clear()

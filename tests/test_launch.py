@@ -92,6 +92,40 @@ def test_a_signal_to_the_launcher_ends_all(signum: signal.Signals) -> None:
     assert signal.getsignal(signum) == before
 
 
+def test_a_signal_lets_what_the_launcher_does_meanwhile_come_to_its_end() -> None:
+    done: list[str] = []
+
+    def look_around() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append("all")
+
+    outcome, _ = run(python(SLEEP), on_started=look_around)
+    assert (outcome.signum, outcome.exit_codes, done) == (signal.SIGINT, {0: -signal.SIGTERM}, ["all"])
+
+
+def test_a_signal_while_all_are_stopped_neither_cuts_that_short_nor_counts(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    stopping = "os.kill(os.getppid(), signal.SIGTERM), time.sleep(0.5), sys.exit(6)"
+    told = (
+        f"import os, pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: ({stopping})); "
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    )
+    failing = f"import os, time\nwhile not os.path.exists({str(ready)!r}): time.sleep(0.01)\nraise SystemExit(3)"
+    outcome, _ = run(python(told), python(failing, rank=1))
+    assert (outcome.signum, outcome.exit_codes) == (None, {1: 3, 0: 6})
+
+
+def test_under_nohup_a_hangup_ends_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        outcome, _ = run(python("import time; time.sleep(0.5)"), on_started=lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (outcome.signum, outcome.exit_codes) == (None, {0: 0})
+
+
 def test_workers_get_their_environment_and_their_cores(tmp_path: Path) -> None:
     code = "import os, sys; print(sorted(os.sched_getaffinity(0)), os.environ['WHO'], len(os.environ), file=sys.stderr)"
     worker = Worker(rank=1, argv=[sys.executable, "-S", "-c", code], env={"WHO": "me", "LC_ALL": "C"}, cores=CORES[:1])
