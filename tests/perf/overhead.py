@@ -72,7 +72,7 @@ def fit_loop(job: Workload) -> Callable[[], None]:
 
 
 def our_loop(job: Workload, folder: Path, *, telemetry: bool) -> Callable[[], float]:
-    """The benchmark's, as `bench.worker` drives it; returns the seconds that the benchmark itself would report."""
+    """The benchmark's, as `bench.rank` drives it; returns the seconds that the benchmark itself would report."""
     resources = Resources(
         device_kind="cpu", num_gpus=0, devices=None, gpu_memory_mib=None, intra_op_threads=0, inter_op_threads=0
     )
