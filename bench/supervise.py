@@ -8,7 +8,6 @@ global lock for ever: no thread, signal handler or exception inside that process
 from __future__ import annotations
 
 import re
-import signal
 import socket
 import tempfile
 import time
@@ -24,7 +23,7 @@ from bench.launch_plan import LaunchPlan, workers
 from bench.lifecycle import describe_run, finish
 from bench.telemetry import Gpus
 from jobs.cluster import SCRATCH, ClusterEnv
-from jobs.launch import STOP_SIGNALS, Outcome, launch
+from jobs.launch import Outcome, launch, signals_heard
 from jobs.watchdog import Watchdog
 from results.record import RUN_SHARD, Ending, rank_shard
 from results.store import Shard, ShardContent, Store, new_run_id
@@ -59,9 +58,21 @@ def supervise(
 
     A worker runs the command `argv` in a new Python, or calls `in_fork` in a fork of this process.
     """
-    # Only while workers run, where `launch` lets them through: what is opened before is then closed in order, and the
-    # recording that follows is short and must not be cut off by an impatient second Ctrl-C.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    # To the end: what was opened is then closed in order, and the recording is short and must not be cut off by an
+    # impatient second Ctrl-C.
+    with signals_heard() as signals:
+        return _supervise(launch_plan, argv, env, gpus, signals, in_fork=in_fork)
+
+
+def _supervise(
+    launch_plan: LaunchPlan,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    gpus: Gpus,
+    signals: int,
+    *,
+    in_fork: Callable[[], int] | None,
+) -> int:
     plan = launch_plan.plan
     store = Store(plan.config.output.results_dir)
     store.prepare()
@@ -101,6 +112,7 @@ def supervise(
             workers(launch_plan, argv, {**env, SCRATCH: scratch}, run_id, in_fork=in_fork),
             timeout_s=machine.timeout,
             watchdog=Watchdog(Path(scratch), ranks, load_s(machine)),
+            signals=signals,
             on_stderr=on_stderr,
             on_started=while_they_start,
         )

@@ -106,11 +106,34 @@ def die_with_launcher(launcher_pid: int, signum: int = signal.SIGKILL) -> None:
         os.kill(os.getpid(), signum)
 
 
+@contextlib.contextmanager
+def signals_heard() -> Iterator[int]:
+    """A descriptor that tells the numbers of STOP_SIGNALS that come, a byte each.
+
+    None interrupts what runs here: an import or a record that is left half-way cannot be taken up again. To block them
+    would not do: libraries start threads that do not.
+    """
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    heard = [signum for signum in STOP_SIGNALS if not (under_nohup and signum == signal.SIGHUP)]
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    handled = {signum: signal.signal(signum, lambda *_: None) for signum in heard}
+    try:
+        yield reading
+    finally:
+        for signum, handler in handled.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
+
+
 def launch(
     workers: Sequence[Worker],
     *,
     timeout_s: float,
     watchdog: Watchdog,
+    signals: int,
     on_stderr: Callable[[int, bytes], None],
     on_started: Callable[[], None],
 ) -> Outcome:
@@ -118,16 +141,14 @@ def launch(
 
     Rank 0 inherits standard output, the others have none. Every line on standard error goes to `on_stderr(rank, line)`;
     `on_started` is called once, when all have been started.
-    The first failure, the time limit, a deadline that passed and STOP_SIGNALS stop all: SIGTERM first, SIGKILL after
-    GRACE_S, and at once for who is stuck. Signals that the caller has blocked are heard while workers run.
+    The first failure, the time limit, a deadline that passed and a signal that `signals` tells (`signals_heard`) stop
+    all: SIGTERM first, SIGKILL after GRACE_S, and at once for who is stuck.
     """
-    with _signals_heard() as signals, selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector:
         job = _Job(selector, watchdog, on_stderr, signals)
         try:
             for worker in workers:
                 job.start(worker)
-            # Only now: a fork that has not left our group yet would tell us of its own signals.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             on_started()
             job.watch(time.monotonic() + timeout_s)
         finally:
@@ -228,29 +249,6 @@ class _Job:
         os.close(key.fd)
 
 
-@contextlib.contextmanager
-def _signals_heard() -> Iterator[int]:
-    """A descriptor that tells the numbers of STOP_SIGNALS, a byte each. Blocked until the caller lets them in.
-
-    None interrupts what runs here: an import or a record that is left half-way cannot be taken up again.
-    """
-    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    heard = [signum for signum in STOP_SIGNALS if not (under_nohup and signum == signal.SIGHUP)]
-    handled = {signum: signal.signal(signum, lambda *_: None) for signum in heard}
-    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    try:
-        yield reading
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.set_wakeup_fd(before)
-        for signum, handler in handled.items():
-            signal.signal(signum, handler)
-        os.close(reading)
-        os.close(writing)
-
-
 def _spawn(worker: Worker, stderr: int) -> int:
     nowhere = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)] if worker.rank else []
     return os.posix_spawn(
@@ -270,8 +268,11 @@ def _spawn(worker: Worker, stderr: int) -> int:
 
 def _fork(worker: Worker, target: Callable[[], int], stderr: int) -> int:
     sys.stdout.flush()
+    # The fork would tell the launcher of its own signals.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return pid
     code = 1
     try:
@@ -281,7 +282,7 @@ def _fork(worker: Worker, target: Callable[[], int], stderr: int) -> int:
         if worker.rank:
             os.dup2(devnull, 1)
         os.dup2(stderr, 2)
-        signal.set_wakeup_fd(-1)  # the launcher's
+        signal.set_wakeup_fd(-1)
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_DFL)
         os.environ.clear()

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.launch import Outcome, Worker, free_ports, launch, share_cores
+from jobs.launch import Outcome, Worker, free_ports, launch, share_cores, signals_heard
 from jobs.watchdog import Watchdog
 from tests.benchmark import ROOT
 
@@ -37,11 +37,12 @@ def run(
     on_started: Callable[[], None] = lambda: None,
 ) -> tuple[Outcome, list[tuple[int, str]]]:
     lines: list[tuple[int, str]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, signals_heard() as signals:
         outcome = launch(
             workers,
             timeout_s=timeout_s,
-            watchdog=Watchdog(Path(folder), range(len(workers)), bound_s),
+            watchdog=Watchdog(Path(folder), [worker.rank for worker in workers], bound_s),
+            signals=signals,
             on_stderr=lambda rank, line: lines.append((rank, line.decode())),
             on_started=on_started,
         )
@@ -153,10 +154,11 @@ def test_workers_die_with_a_killed_launcher(tmp_path: Path) -> None:
         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)"
     )
     launcher = (
-        "import os, pathlib, sys; from jobs.launch import *; "
+        "import os, pathlib, sys; from jobs.launch import *; signals = signals_heard(); "
         f"launch([Worker(rank=0, argv=[sys.executable, '-c', {worker!r}], env=dict(os.environ), "
         "cores=sorted(os.sched_getaffinity(0)))], timeout_s=60, "
-        f"watchdog=Watchdog(pathlib.Path({str(tmp_path)!r}), [0]), on_stderr=print, on_started=lambda: None)"
+        f"watchdog=Watchdog(pathlib.Path({str(tmp_path)!r}), [0]), signals=signals.__enter__(), on_stderr=print, "
+        "on_started=lambda: None)"
     )
     process = subprocess.Popen([sys.executable, "-c", launcher], cwd=ROOT)
     pid = int(eventually(lambda: (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else ""))

@@ -59,6 +59,33 @@ def test_a_signal_ends_the_run_and_is_recorded(benchmark: Benchmark, signum: sig
     assert len(benchmark.table("iters")) >= 12
 
 
+IMPATIENT = """
+import os, signal, sys
+from bench.run import main
+from results.store import Store
+
+commit = Store.commit
+
+def interrupted(*what):
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), signum)
+    commit(*what)
+
+Store.commit = interrupted
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_signals_that_come_while_the_run_is_recorded_do_not_cut_that_off(benchmark: Benchmark) -> None:
+    command = [sys.executable, "-c", IMPATIENT, *benchmark.command("--strategy=single")[3:]]
+    done = subprocess.run(
+        command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=BOUND_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert benchmark.only_run()["status"] == "ok"
+    assert not (benchmark.results / ".shards").exists()
+
+
 def test_the_time_limit_ends_the_run_and_names_who_was_where(benchmark: Benchmark) -> None:
     done = benchmark.run(*TWO, *ENDLESS, "--timeout=12")
     assert done.returncode == 124
