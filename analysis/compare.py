@@ -61,7 +61,7 @@ def compare(options: Options) -> int:
             if not table.row_count:
                 raise AnalysisError(f"no configuration has {metric.name} on both sides{why_none(metric)}")
             console().print(table)
-        changed = changes(first.runs["machine"], other.runs["machine"])
+        changed = changes(first.machines, other.machines)
         say(f"{first.name} -> {other.name}: {told(changed) or 'nothing that is recorded changed'}")
         if options.across:
             say(f"compared across {', '.join(options.across)}: {sides.crossed(pairs, options.across)}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.metrics import EFFICIENCY, METRICS
 from analysis.stats import LEVEL, Interval, typical
-from results.schema import COMPARABLE_FIELDS
+from results.schema import COMPARABLE_FIELDS, FIELDS_OF_A_START
 
 _SHARES = ("data_wait_share", "compute_share", "waited_share")
 PREDICTED = "predicted_mem_bytes"
@@ -23,6 +23,14 @@ FIGURES = (*(name for name in METRICS if name != EFFICIENCY), *_SHARES, PREDICTE
 
 SETUP = (*COMPARABLE_FIELDS, "synchronous", "gradient_bytes", "actual_all_reduce")
 """Columns that the runs of a configuration have in common."""
+
+_PLACEMENT = {"num_nodes": "node", "num_processes": "process"}
+"""Counts that grow with the devices: told as devices a node or process, or every point would be a line of its own."""
+
+_DIGESTS = {"weights", "data_digest"}
+"""Told by their first eight letters."""
+
+_SHAPE = {"image_size": " {0:.0f}x{0:.0f}", "num_classes": " {0:.0f} classes"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,9 +48,11 @@ class Configuration:
     failures: tuple[str, ...]
     """What each other run ended with; they are counted and never averaged in."""
     machines: frozenset[str]
-    """`Results.runs.machine` of all runs."""
+    """`Results.runs.machine` of these runs or, if none is ok, of the others."""
     shape: str = ""
     """Image size and classes, as far as other configurations of the model differ in them: ' 64x64'."""
+    besides: str = ""
+    """What else tells it from a configuration that would have the same title: ', cache=none'."""
 
     def typical(self, name: str, level: float = LEVEL) -> Interval | None:
         """A figure over runs; None where no run has it."""
@@ -93,7 +103,7 @@ class Configuration:
     def title(self) -> str:
         """Whole, for a gate's lines: the series and its devices, then the workload."""
         nodes = f" on {self.setup['num_nodes']} nodes" if (self.setup["num_nodes"] or 1) > 1 else ""
-        return f"{self.series} x{self.setup['num_devices']}{nodes}: {self.workload}"
+        return f"{self.series} x{self.setup['num_devices']}{nodes}: {self.workload}{self.besides}"
 
 
 def configurations(runs: pd.DataFrame) -> list[Configuration]:
@@ -101,40 +111,91 @@ def configurations(runs: pd.DataFrame) -> list[Configuration]:
     ok = (runs["status"] == "ok").to_numpy()
     columns = {name: runs[name].to_numpy(dtype=float, na_value=np.nan) for name in FIGURES}
     fields = {name: _plain(runs[name]) for name in SETUP}
-    shapes = _shapes(fields)
     ids, machines = runs["run_id"].tolist(), runs["machine"].tolist()
     ends = [f"{status}: {error}" for status, error in zip(runs["status"], runs["error"], strict=True)]
     found = []
     for key, places in runs.groupby("comparability_key", sort=False).indices.items():
         rows = np.asarray(places)
         good = rows[ok[rows]]
+        telling = good if good.size else rows  # a run that failed may not have come to all that there is to tell
         picked = {name: values[good] for name, values in columns.items()}
         found.append(
             Configuration(
                 key=str(key),
-                setup={name: values[rows[-1]] for name, values in fields.items()},
+                setup={name: values[telling[-1]] for name, values in fields.items()},
                 run_ids=tuple(ids[row] for row in good),
                 samples={name: tuple(values[_known(name, values)].tolist()) for name, values in picked.items()},
                 failures=tuple(ends[row] for row in rows if not ok[row]),
-                machines=frozenset(machines[row] for row in rows),
-                shape=shapes[rows[-1]],
+                machines=frozenset(machines[row] for row in telling),
             )
         )
-    return in_order(found)
+    return in_order(told_apart(_with_failures(found)))
 
 
-def _shapes(fields: Mapping[str, Sequence[Any]]) -> list[str]:
-    """`Configuration.shape` of each run."""
-    told = {"image_size": " {0:.0f}x{0:.0f}", "num_classes": " {0:.0f} classes"}
-    found = [""] * len(fields["model"])
-    for name, text in told.items():
-        known: dict[str, set[Any]] = defaultdict(set)
-        for model, value in zip(fields["model"], fields[name], strict=True):
-            known[model].add(value)
-        for row, (model, value) in enumerate(zip(fields["model"], fields[name], strict=True)):
-            if value is not None and len(known[model] - {None}) > 1:
-                found[row] += text.format(value)
-    return found
+def may_be(failed: Configuration, one: Configuration, besides: Sequence[str] = ()) -> bool:
+    """Whether runs that failed were runs of this configuration, as far as they came to know what they are. They may
+    differ in `besides`."""
+    begun = failed.setup["num_devices"] is not None
+    return not failed.run_ids and all(
+        theirs == ours or (not theirs and (name in FIELDS_OF_A_START or not begun))
+        for name in COMPARABLE_FIELDS
+        if name not in besides
+        for theirs, ours in [(failed.setup[name], one.setup[name])]
+    )
+
+
+def _with_failures(found: Sequence[Configuration]) -> list[Configuration]:
+    """Counts what failed early with the one configuration that it can have been; else it stays one by itself."""
+    good = {one.key: one for one in found if one.run_ids}
+    alone = []
+    for failed in found:
+        if failed.run_ids:
+            continue
+        candidates = [one for one in good.values() if may_be(failed, one)]
+        if len(candidates) == 1:
+            (one,) = candidates
+            good[one.key] = replace(one, failures=one.failures + failed.failures)
+        else:
+            alone.append(failed)
+    return [*good.values(), *alone]
+
+
+def told_apart(found: Iterable[Configuration]) -> list[Configuration]:
+    """The configurations with `shape` and `besides` as they need them among these."""
+    shaped = [
+        replace(one, shape="".join(_SHAPE[name].format(one.setup[name]) for name in differ), besides="")
+        # What never began has no shape.
+        for one, differ in _differences(
+            found, lambda one: (one.setup["model"], one.setup["image_size"] is None), _SHAPE
+        )
+    ]
+    return [
+        replace(one, besides="".join(f", {word}" for word in words(one.setup, differ)))
+        for one, differ in _differences(shaped, lambda one: one.title, COMPARABLE_FIELDS)
+    ]
+
+
+def _differences(
+    found: Iterable[Configuration], alike: Callable[[Configuration], Hashable], fields: Iterable[str]
+) -> Iterator[tuple[Configuration, list[str]]]:
+    """Each configuration, and in which of the fields those that are alike differ."""
+    groups: dict[Hashable, list[Configuration]] = defaultdict(list)
+    for one in found:
+        groups[alike(one)].append(one)
+    for group in groups.values():
+        differ = [name for name in fields if len({one.setup[name] for one in group}) > 1]
+        yield from ((one, differ) for one in group)
+
+
+def words(setup: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
+    """What a configuration is in some of the COMPARABLE_FIELDS."""
+    devices = setup["num_devices"]
+    placed = [
+        f"{devices / setup[name]:g} a {_PLACEMENT[name]}" if devices and setup[name] else f"{name} unknown"
+        for name in [name for name in fields if name in _PLACEMENT][:1]
+    ]
+    shown = {name: str(setup[name])[: 8 if name in _DIGESTS else None] for name in fields}
+    return placed + [f"{name}={shown[name]}" for name in fields if name not in _PLACEMENT]
 
 
 def differing(

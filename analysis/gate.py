@@ -149,7 +149,7 @@ def _short(metric: Metric, one: Configuration, other: Configuration) -> str:
 
 def _notes(loaded: Sides, pairs: Pairs, comparisons: int) -> Iterable[str]:
     baseline, candidate = loaded.sides
-    changed = changes(baseline.runs["machine"], candidate.runs["machine"])
+    changed = changes(baseline.machines, candidate.machines)
     yield f"changed between them: {told(changed)}" if changed else "nothing that is recorded changed between them"
     yield (
         f"values: geometric means over runs; change: candidate / baseline, all {comparisons} intervals hold together "

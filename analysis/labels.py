@@ -7,15 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from analysis.configurations import Configuration
+from analysis.configurations import Configuration, words
 from analysis.scaling import Standing
 from results.schema import COMPARABLE_FIELDS
-
-_PLACEMENT = {"num_nodes": "node", "num_processes": "process"}
-"""Counts that grow with the devices: told as devices a node or process, or every point would be a line of its own."""
-
-_DIGESTS = {"weights", "data_digest"}
-"""Told by their first eight letters."""
 
 _TOLD = {"strategy", "requested_all_reduce", "exchange", "num_devices", "num_ps", "scaling"}
 """In the series or the devices of every row."""
@@ -37,7 +31,7 @@ def series(found: Sequence[Configuration]) -> dict[str, str]:
     for one in found:
         groups[one.workload, one.series].append(one)
     return {
-        one.key: ", ".join([name, *_words(one, fields)])
+        one.key: ", ".join([name, *words(one.setup, fields)])
         for (_, name), group in groups.items()
         for fields in [_differing(group)]
         for one in group
@@ -58,16 +52,3 @@ def _differing(group: Sequence[Configuration]) -> list[str]:
         alike[one.setup["num_devices"]].append(one)
     names = [name for name in COMPARABLE_FIELDS if name not in _TOLD]
     return [name for name in names if any(len({one.setup[name] for one in several}) > 1 for several in alike.values())]
-
-
-def _words(one: Configuration, fields: Sequence[str]) -> list[str]:
-    setup = one.setup
-    placed = [name for name in fields if name in _PLACEMENT][:1]
-    words = [
-        f"{setup['num_devices'] / setup[name]:g} a {_PLACEMENT[name]}"
-        if setup["num_devices"] and setup[name]
-        else f"{name} unknown"
-        for name in placed
-    ]
-    shown = {name: str(setup[name])[: 8 if name in _DIGESTS else None] for name in fields}
-    return words + [f"{name}={shown[name]}" for name in fields if name not in _PLACEMENT]

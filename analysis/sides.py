@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import baselines, files
-from analysis.configurations import Configuration, configurations, differing
+from analysis.configurations import Configuration, configurations, differing, may_be
 from analysis.errors import AnalysisError
 from analysis.files import Skipped
 from analysis.load import Results, holding, means, unknown
@@ -34,6 +34,12 @@ class Side:
     runs: pd.DataFrame
     """As `analysis.load.Results.runs`."""
     configurations: Sequence[Configuration]
+
+    @property
+    def machines(self) -> set[str]:
+        """`Results.runs.machine` of the runs that are ok or, if none is, of the others, which may know less."""
+        told = [one for one in self.configurations if one.run_ids] or self.configurations
+        return set().union(*(one.machines for one in told))
 
 
 Pairs = Sequence[tuple[Configuration, Configuration | None]]
@@ -110,15 +116,21 @@ def _fitting(runs: pd.DataFrame, selection: Selection) -> pd.DataFrame:
 
 def matched(first: Side, second: Side, across: Sequence[str]) -> Pairs:
     """Each configuration of the first side with the one of the second that equals it in all COMPARABLE_FIELDS but
-    `across`. Raises AnalysisError for an unknown field, when a side has several that would be one, or none fits."""
+    `across`, or that failed and may have been it. Raises AnalysisError for an unknown field, when a side has several
+    that would be one, or when nothing that ran on the second fits."""
     for field in across:
         if field not in COMPARABLE_FIELDS:
             raise AnalysisError(f"--across {field}: no such field. There are: {', '.join(COMPARABLE_FIELDS)}")
     ours, theirs = _by_key(first, across), _by_key(second, across)
-    if not ours.keys() & theirs.keys():
-        why = _why(first, second, across)
+    ran, reran = ([one for one in side.configurations if one.run_ids] for side in (first, second))
+    if ran and reran and not ours.keys() & theirs.keys():
+        why = _why(ran, reran, across)
         raise AnalysisError(f"{first.name!r} and {second.name!r} have no configuration in common: {why}")
-    return [(one, theirs.get(key)) for key, one in ours.items()]
+    failed = [one for one in second.configurations if not one.run_ids]
+    return [
+        (one, theirs.get(key) or next((other for other in failed if may_be(other, one, across)), None))
+        for key, one in ours.items()
+    ]
 
 
 def crossed(pairs: Pairs, across: Sequence[str]) -> str:
@@ -135,8 +147,8 @@ def told(fields: dict[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"{name} ({_shown(ours)} and {_shown(theirs)})" for name, (ours, theirs) in fields.items())
 
 
-def _why(first: Side, second: Side, across: Sequence[str]) -> str:
-    pairs = ((one, other) for one in first.configurations for other in second.configurations)
+def _why(first: Sequence[Configuration], second: Sequence[Configuration], across: Sequence[str]) -> str:
+    pairs = ((one, other) for one in first for other in second)
     differ = [differing(one.setup, other.setup, across) for one, other in pairs]
     fields = min(differ, key=len)
     flags = " ".join(f"--across={field}" for field in (*across, *fields))

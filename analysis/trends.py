@@ -10,7 +10,7 @@ from itertools import pairwise
 import pandas as pd
 
 from analysis.changepoints import MIN_SEGMENT, change_points
-from analysis.configurations import Configuration, configurations, in_order
+from analysis.configurations import Configuration, configurations, in_order, told_apart
 from analysis.metrics import Metric
 from analysis.provenance import changes
 from analysis.samples import samples
@@ -80,7 +80,7 @@ def trends(runs: pd.DataFrame, metric: Metric) -> list[Trend]:
                 points.setdefault(one.key, []).append(
                     Point(started.to_pydatetime(), experiment, values[one.key].value(), one.machines)
                 )
-    return [_trend(one, points[one.key], metric) for one in in_order(newest.values())]
+    return [_trend(one, points[one.key], metric) for one in in_order(told_apart(newest.values()))]
 
 
 def _nights(runs: pd.DataFrame) -> Iterable[pd.DataFrame]:

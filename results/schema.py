@@ -316,6 +316,9 @@ COMPARABLE_FIELDS = (
 )
 """What must be equal for two runs to be samples of one thing: the work and the resources, not the software's age."""
 
+FIELDS_OF_A_START = ("num_nodes", "data_digest", "sharding", "trainable_params", "device_name", "preloaded")
+"""Those of them that nobody knows before the processes have met and built: a run that fails earlier has none."""
+
 
 def comparability_key(run: Mapping[str, Any]) -> str:
     """16 hex digits over COMPARABLE_FIELDS of a row of `runs`."""
