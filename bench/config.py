@@ -17,7 +17,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 
 from bench.errors import UsageError, unknown_name
 from jobs.cluster import MAX_PORT
-from results import command_line
+from results import command_line, folders
 from results.command_line import Refused, file_words, flag, value_of
 from strategies.base import OF_GRADIENTS, ExchangeConfig, NumericsConfig
 
@@ -230,6 +230,16 @@ class OutputConfig:
     """Print one machine-readable line last."""
     debug: FlagCreatePairsOff[bool] = False
     """Show tracebacks and every line that the frameworks log."""
+
+    def __post_init__(self) -> None:
+        if self.sweep_task is not None:
+            try:
+                folders.component(self.sweep_task)  # the store notes a run that is ok by a file of this name
+            except OSError:
+                raise UsageError(
+                    f"--sweep-task is {self.sweep_task[:80]!r}: give a name that a file can have, without a slash and "
+                    "of at most 255 bytes"
+                ) from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

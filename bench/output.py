@@ -128,6 +128,7 @@ def _say(line: str) -> None:
 def _print(line: str, stream: TextIO) -> None:
     try:
         print(line, file=stream, flush=True)
-    except BrokenPipeError:
-        # Who listened is gone, killed perhaps. The run is still measured, or stopped in order, and recorded.
+    except OSError:
+        # Who listened is gone: a pipe's reader was killed, a terminal hung up (EIO). The run is still measured, or
+        # stopped in order, and recorded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -147,10 +147,13 @@ def _finish(store: Store, run_id: str) -> Finding:
         mine = [path for path in held if run_id in files.runs_or_name(path)]
         if not mine or any(files.fault(path, table) for path in mine):
             return Finding(run_id, f"is recorded, but its rows of {table!r} are damaged or missing: its shards stay")
-    for day in files.days(store.root, "runs"):
-        if any(run_id in files.runs_or_name(path) for path in files.of_day(day)):
-            rows = files.rows_of_day(day, ["run_id", "experiment", "sweep_task", "status"])
-            store.note_finished(row for row in rows if row["run_id"] == run_id)
+    try:
+        for day in files.days(store.root, "runs"):
+            if any(run_id in files.runs_or_name(path) for path in files.of_day(day)):
+                rows = files.rows_of_day(day, ["run_id", "experiment", "sweep_task", "status"])
+                store.note_finished(row for row in rows if row["run_id"] == run_id)
+    except OSError as error:
+        return Finding(run_id, f"is recorded, but its sweep cannot be told so: its shards stay ({_why(error)})")
     store.discard(run_id)
     return Finding(run_id, "was recorded; its shards are dropped", mended=True)
 
@@ -173,11 +176,14 @@ def _recover(store: Store, run_id: str) -> Finding:
             return Finding(run_id, f"could not start ({row['error']}) and is dropped", mended=True)
         store.commit(run_id, row["started_at"], tables)
     except (OSError, StoreError, ValueError, TypeError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        return Finding(str(folder), f"cannot be made into rows and stays ({why[:160]})")
+        return Finding(str(folder), f"cannot be made into rows and stays ({_why(error)})")
     return Finding(
         run_id, f"was cut off and is recorded as {row['status']}: {len(tables['iters'])} iterations", mended=True
     )
+
+
+def _why(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
 def _unsaid(run_id: str, shards: Sequence[ShardContent]) -> dict[str, Any]:

@@ -19,6 +19,9 @@ TEMPORARY = ".tmp"
 
 _TRIES = 100
 
+_LONGEST = 255
+"""Bytes of a name that every usual file system takes."""
+
 
 @contextlib.contextmanager
 def opened(root: Path, *names: str, make: bool = True) -> Iterator[int]:
@@ -71,8 +74,8 @@ def _make_root(root: Path) -> None:
 
 
 def component(name: str) -> str:
-    """The name itself. Raises OSError for one that would lead out of its folder."""
-    if not name or name in (".", "..") or "/" in name or "\0" in name:
+    """The name itself. Raises OSError for one that would lead out of its folder, or that no file can have."""
+    if not name or name in (".", "..") or "/" in name or "\0" in name or len(name.encode(errors="replace")) > _LONGEST:
         raise OSError(errno.EINVAL, "cannot be the name of a file of results: choose another", name)
     return name
 

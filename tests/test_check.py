@@ -20,7 +20,7 @@ import pytest
 from results import folders
 from results.check import check, main
 from results.finding import Finding
-from results.schema import SCHEMA_VERSION
+from results.schema import SCHEMA_VERSION, arrow_schema
 from results.store import Shard, Store, StoreError
 from results.writers import lives, myself
 from tests.synthetic_store import START, add_run
@@ -274,6 +274,24 @@ def test_a_crash_between_the_rows_and_the_end_of_a_commit_is_finished(
     assert said(tmp_path, recover=True) == {"R": "was recorded; its shards are dropped"}
     assert store.finished_tasks("e") == {"k-1"}
     assert not (tmp_path / ".shards").exists()
+
+
+def test_a_sweep_that_cannot_be_told_of_its_run_stops_no_recovery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    for run_id in ("R", "S"):
+        write_run(store, run_id, monkeypatch, OK, OK)
+    found(tmp_path, recover=True)
+    for run_id in ("R", "S"):
+        write_run(store, run_id, monkeypatch, OK, OK)
+    path = tmp_path / "runs" / DAY / "R.parquet"
+    (row,) = pq.ParquetFile(path).read().to_pylist()
+    pq.write_table(pa.Table.from_pylist([row | {"sweep_task": "a/b"}], schema=arrow_schema("runs")), path)
+    told = said(tmp_path, recover=True)
+    assert told["R"].startswith("is recorded, but its sweep cannot be told so: its shards stay (OSError: ")
+    assert told["S"] == "was recorded; its shards are dropped"
+    assert len(store.read_shards("R")) == 3
 
 
 def test_a_crash_between_two_tables_is_finished_in_the_same_files(

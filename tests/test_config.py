@@ -73,6 +73,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--lr=nan"], "--lr is nan: give a finite number above 0"),
         (["--lr=inf"], "--lr is inf: give a finite number above 0"),
         (["--num-batches-per-iter=0"], "--num-batches-per-iter is 0"),
+        (["--sweep-task=a/b"], "--sweep-task is 'a/b': give a name that a file can have"),
+        (["--sweep-task=.."], "--sweep-task is '..'"),
+        (["--sweep-task="], "--sweep-task is ''"),
+        ([f"--sweep-task={'é' * 128}"], "at most 255 bytes"),
     ],
 )
 def test_bad_values_are_refused_by_name(flags: list[str], message: str) -> None:

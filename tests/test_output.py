@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
 from bench.config import parse
 from bench.launch_plan import plan_launch
-from bench.output import print_eval, print_header, print_iter, print_summary
+from bench.output import print_eval, print_header, print_iter, print_summary, tell
 from bench.summary import FIGURES
 from bench.telemetry import Gpus
 from tests.emulated_nvml import install
@@ -97,3 +101,13 @@ def test_a_failed_run_prints_no_rate(capsys: pytest.CaptureFixture[str]) -> None
     out = capsys.readouterr().out
     assert "mg/sec" not in out
     assert json.loads(out)["status"] == "failed"
+
+
+def test_a_terminal_that_is_gone_fails_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, terminal = pty.openpty()
+    os.close(ours)  # from here on a write to the terminal is EIO
+    with os.fdopen(terminal, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        tell("a line")
+        tell("another")
+        assert str(Path(f"/proc/self/fd/{stream.fileno()}").readlink()) == os.devnull
