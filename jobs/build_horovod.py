@@ -1,10 +1,8 @@
-"""Build Horovod for the TensorFlow and the MPI of this environment, and install it: python -m jobs.build_horovod
+"""Builds Horovod for the TensorFlow and the MPI of this environment, and installs it: `python -m jobs.build_horovod`.
 
 Horovod's last release predates the TensorFlow and the compilers of today: it has no wheel, its source needs two lines
 mended, and what comes out fits one TensorFlow version only. The wheel is kept outside the checkout under a key of all
 that it depends on, so that the next environment of the same kind takes seconds and no compiler.
-
-Horovod's own settings (HOROVOD_GPU_OPERATIONS=NCCL, HOROVOD_WITHOUT_MPI=1, ...) are taken from the environment.
 """
 
 from __future__ import annotations
@@ -18,11 +16,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from results.command_line import perform
+from results.exit_codes import ExitCode
 from results.writing import replacing
 
 VERSION = "0.28.1"
@@ -44,6 +44,19 @@ _NEEDED = {
     "make": "make (Debian: apt-get install make)",
     "cmake": "cmake (pip install '.[horovod]')",
 }
+
+
+@dataclass(frozen=True)
+class Options:
+    """Build Horovod for the TensorFlow and the MPI of this environment, unless such a wheel is kept, and install it.
+
+    Horovod's own settings (HOROVOD_GPU_OPERATIONS=NCCL, HOROVOD_WITHOUT_MPI=1, ...) are taken from the environment,
+    and so are pip's. Where there is no internet, carry its source over:
+
+        pip download --dest wheels --no-deps --no-binary=horovod --no-build-isolation horovod==0.28.1    # with internet
+
+        PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels python -m jobs.build_horovod
+    """
 
 
 class CannotBuild(Exception):
@@ -130,7 +143,7 @@ def _source(scratch: Path, env: Mapping[str, str], output: object) -> Path:
     _pip("download", "--no-deps", "--no-binary=horovod", "--no-build-isolation", "--require-hashes",
          "-r", str(wanted), "-d", str(scratch), env=env, output=output,
          failure=f"the source of Horovod {VERSION} cannot be downloaded (compute nodes are often offline: "
-                 f"run this on a login node)")  # fmt: skip
+                 f"run this on a login node, or see --help)")  # fmt: skip
     with tarfile.open(scratch / f"horovod-{VERSION}.tar.gz") as archive:
         # Debian 12's Python is older than the filter; what is unpacked has its hash.
         archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _path: member)
@@ -174,21 +187,24 @@ def install() -> str:
         [sys.executable, "-c", "import horovod.tensorflow"], capture_output=True, text=True, check=False
     )
     if probe.returncode:
-        raise CannotBuild(
-            f"it does not load: {probe.stderr.strip().splitlines()[-1]} (delete {wheel} to build it again)"
-        )
+        last = [f"exit code {probe.returncode}", *probe.stderr.strip().splitlines()][-1]
+        raise CannotBuild(f"it does not load: {last} (delete {wheel} to build it again)")
     return built_for
 
 
-def main() -> int:
-    """Installs Horovod and returns the exit code: 0, or 3 with one line on standard error."""
+def _work(_options: Options) -> int:
     try:
         print(f"Horovod {VERSION} is installed, for {install()}")
     except CannotBuild as error:
         print(f"no Horovod: {error}; then run python -m jobs.build_horovod", file=sys.stderr)
-        return 3
-    return 0
+        return ExitCode.ENVIRONMENT
+    return ExitCode.OK
+
+
+def main(argv: Sequence[str]) -> int:
+    """Installs Horovod and returns the exit code: 0, 2 usage, 3 it cannot be built; with one line on standard error."""
+    return perform("jobs.build_horovod", Options, argv, _work)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import platform
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -73,5 +74,35 @@ def test_without_tensorflow_there_is_nothing_to_build_for(
         raise build_horovod.PackageNotFoundError
 
     monkeypatch.setattr(build_horovod, "version", missing)
-    assert build_horovod.main() == 3
+    assert build_horovod.main([]) == 3
     assert capsys.readouterr().err.startswith("no Horovod: TensorFlow is not installed here")
+
+
+def test_help_and_words_that_it_does_not_know_build_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build_horovod, "install", lambda: pytest.fail("it builds"))
+    with pytest.raises(SystemExit) as caught:
+        build_horovod.main(["--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert f"--no-build-isolation horovod=={build_horovod.VERSION} " in said
+    assert "PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels python -m jobs.build_horovod" in said
+    assert build_horovod.main(["--prefix=/x"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--prefix=/x" in line
+
+
+def test_a_build_that_crashes_without_a_word_is_named_by_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(words, -11 if "-c" in words else 0, "", "")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build_horovod, "version", lambda _name: "2.21.0")
+    monkeypatch.setattr(build_horovod, "find_mpi", lambda _path: None)
+    monkeypatch.setattr(build_horovod, "build", lambda _env, _chosen, folder: folder / "horovod.whl")
+    monkeypatch.setattr(build_horovod.subprocess, "run", run)
+    assert build_horovod.main([]) == 3
+    assert "no Horovod: it does not load: exit code -11 (delete " in capsys.readouterr().err
