@@ -8,7 +8,7 @@ import re
 import shlex
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -32,7 +32,7 @@ _PATIENCE_S = 1800.0
 _USUAL_REASONS = frozenset(("None", "Priority", "Resources", "BeginTime"))
 
 _STATUS = {"CANCELLED": "interrupted", "TIMEOUT": "timeout", "DEADLINE": "timeout", "OUT_OF_MEMORY": "oom"}
-"""How a job ended -> the status of its runs that never began; of all other ends it is "lost"."""
+"""How a job ended -> the status of its runs that said nothing; of all other ends it is "lost"."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Submission:
         for look in range(2):  # as in `perform`
             if look and len(self._live) < len(jobs):
                 time.sleep(_CONFIRMATION_S)
-            states = self._patiently(lambda: slurm.states(jobs))
+            states = self._states(jobs)
             self._live |= {number: jobs[number] for number, state in states.items() if not state.ended}
         return {task for job in self._live.values() for task in job.tasks} & ours
 
@@ -133,7 +133,7 @@ class Submission:
                     good = found is not None and found["status"] == "ok"
                     if task in runs and task not in told and (good or over):
                         told.add(task)
-                        yield runs[task], found or _never_began(job, state), state.hopeless
+                        yield runs[task], found or _unheard(job, state, begun=task in said), state.hopeless
                 if over:
                     del self._live[job.number]
             changed = before != (len(told), len(self._live))
@@ -185,13 +185,17 @@ class Submission:
                 return answer
 
     def _look(self) -> list[tuple[Job, JobState]]:
-        states = self._patiently(lambda: slurm.states(self._live))
+        return [(self._live[number], state) for number, state in self._states(self._live).items()]
+
+    def _states(self, jobs: Collection[str]) -> dict[str, JobState]:
+        """How these jobs are; one that could never start is withdrawn, or it would run when nobody watches it."""
+        states = self._patiently(lambda: slurm.states(jobs))
         for number, state in states.items():
             if state.name == "PENDING" and state.reason not in _USUAL_REASONS:
                 self._tell(number, f"job {number} waits: {state.reason}")
             if state.hopeless:
                 self._patiently(partial(slurm.cancel, number))
-        return [(self._live[number], state) for number, state in states.items()]
+        return states
 
     def _tell(self, about: str, line: str) -> None:
         if self._reasons.get(about) != line:
@@ -209,8 +213,9 @@ def grouped(runs: Sequence[Run], job_per: str) -> dict[str, list[Run]]:
     return groups
 
 
-def sections(output: Path) -> dict[str, Figures]:
-    """Task -> what its run said, of every run that a job's output shows to have begun; of two attempts the last."""
+def sections(output: Path) -> dict[str, Figures | None]:
+    """Task -> what its run said, None where it said nothing, of every run that a job's output shows to have begun; of
+    two attempts the last."""
     found: dict[str, list[str]] = {}
     task = ""
     for line in _lines(output):
@@ -220,14 +225,16 @@ def sections(output: Path) -> dict[str, Figures]:
             found[task] = []
         elif task:
             found[task].append(line)
-    return {task: figures(lines, None) for task, lines in found.items()}
+    return {task: figures(lines, None) if any(map(str.strip, lines)) else None for task, lines in found.items()}
 
 
-def _never_began(job: Job, state: JobState) -> Figures:
+def _unheard(job: Job, state: JobState, *, begun: bool) -> Figures:
+    """Of a run that said nothing until its job had ended."""
     why = f" ({state.reason})" if state.reason not in ("None", "") else ""
     if state.hopeless:
         return {"status": "failed", "error": f"job {job.number} was withdrawn, it could never start{why}"}
-    error = f"job {job.number} ended before this run began: {state.name}{why}"
+    when = "while this run was under way" if begun else "before this run began"
+    error = f"job {job.number} ended {when}: {state.name}{why}"
     return {"status": _STATUS.get(state.name, "lost"), "error": error}
 
 

@@ -195,7 +195,7 @@ def _submission(options: Options, argv: Sequence[str], say: Callable[[str], None
 
 
 def record_unheard(store: Store, run: Run, experiment: str, figures: Figures) -> None:
-    """Keeps a row of a run that could leave none, because its job never came so far."""
+    """Keeps a row of a run that could leave none, because its job ended before."""
     flags, now = run.configuration.flags, datetime.now(timezone.utc)
     run_id = new_run_id(now)
     row = {
@@ -213,7 +213,7 @@ def record_unheard(store: Store, run: Run, experiment: str, figures: Figures) ->
         "num_nodes": run.configuration.nodes,
         "num_processes": run.configuration.tasks,
         "config": json.dumps(dict(flags), sort_keys=True, default=str),
-        "null_reasons": dict.fromkeys(("num_devices", "num_params", "device_name"), "the run never began"),
+        "null_reasons": dict.fromkeys(("num_devices", "num_params", "device_name"), "the run told nothing"),
         "provenance": {},
     }
     store.prepare()

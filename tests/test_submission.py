@@ -69,3 +69,40 @@ def test_a_scheduler_that_stays_away_ends_the_sweep_with_one_line(
     assert str(caught.value).startswith(
         "squeue failed: nobody there, for 30 min: look whether Slurm is well; jobs go on"
     )
+
+
+def test_a_job_of_an_earlier_watcher_that_could_never_start_is_withdrawn(
+    submission: Submission, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = JobState("PENDING", "PartitionDown")
+
+    def cancel(_number: str) -> None:
+        nonlocal state
+        cancelled.append(_number)
+        state = JobState("CANCELLED", "None")
+
+    cancelled: list[str] = []
+    monkeypatch.setattr(slurm, "states", lambda jobs: dict.fromkeys(jobs, state))
+    monkeypatch.setattr(slurm, "cancel", cancel)
+    journal(tmp_path, "7")
+    assert submission.adopt([RUN]) == set()
+    assert (submission.live, cancelled) == ([], ["7"])
+    assert said == ["job 7 waits: PartitionDown"]
+
+
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [
+        (f"== {RUN.task} c, repeat 1\n", "job 7 ended while this run was under way: NODE_FAIL"),
+        ("module loaded\n", "job 7 ended before this run began: NODE_FAIL"),
+    ],
+)
+def test_a_run_that_said_nothing_ended_as_its_job_did(
+    submission: Submission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, error: str
+) -> None:
+    looks = iter(["RUNNING", "RUNNING", "NODE_FAIL", "NODE_FAIL"])
+    monkeypatch.setattr(slurm, "states", lambda jobs: dict.fromkeys(jobs, JobState(next(looks), "None")))
+    journal(tmp_path, "7")
+    (tmp_path / "001-c.out").write_text(output)
+    submission.adopt([RUN])
+    assert [*submission.perform({}, {RUN.task: RUN}, 1)] == [(RUN, {"status": "lost", "error": error}, False)]
