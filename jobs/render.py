@@ -13,10 +13,10 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
-from jobs.script import Step, folders_of, render
+from jobs.script import Step, folders_of, paths_of, render
 from jobs.site import Site, profile_words
 from results import command_line
-from results.command_line import Refused, value_of
+from results.command_line import Refused, value_of, words_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +48,15 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = command_line.parse(Options, "python -m jobs.render", [*profile_words(ours), *ours])
         results = Path(value_of(theirs, "results_dir") or "results/data").absolute()
+        paths = paths_of(lambda name: value_of(theirs, name))
+        absolute = [word for name, path in {**paths, "results_dir": results}.items() for word in words_of(name, path)]
         step = Step(
             task=options.name,
             name=options.name,
             nodes=options.nodes,
             tasks_per_node=options.tasks_per_node,
-            words=["-m", "bench.run", *theirs, f"--results-dir={results}"],
-            folders=folders_of(results, lambda name: value_of(theirs, name)),
+            words=["-m", "bench.run", *theirs, *absolute],  # of a flag that is there twice the last counts
+            folders=folders_of(results, paths),
         )
         made_by = shlex.join(["python", "-m", "jobs.render", *argv])
         text = render(

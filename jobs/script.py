@@ -6,7 +6,7 @@ import hashlib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -20,6 +20,9 @@ MARKER = "== "
 
 STEP_NAME = "--job-name="
 """How srun is told the name of a step, by which it is found again."""
+
+_PATHS = ("data_dir", "config", "weights", "save_model", "evidence", "timeline")
+"""Flags of bench.run whose values are paths, besides --results-dir."""
 
 _WIDTH = 100
 _LONGEST_NAME = 150
@@ -39,11 +42,16 @@ class Step:
     """What the run must see where it runs in a container, the results directory first."""
 
 
-def folders_of(results: Path, setting: Callable[[str], object]) -> list[Path]:
-    """What a run must see: `setting` of a name is what its command line says, None where it says nothing."""
-    data = setting("data_dir")
-    files = (setting(name) for name in ("weights", "save_model"))
-    return [results, *([Path(str(data))] if data else []), *(Path(str(file)).parent for file in files if file)]
+def paths_of(setting: Callable[[str], object]) -> dict[str, Path]:
+    """The flags of a run that are paths: `setting` of a name is what its command line says, None where it says nothing.
+    Absolute, because a container begins in the results directory."""
+    given = {name: setting(name) for name in _PATHS}
+    return {name: Path(str(path)).absolute() for name, path in given.items() if path}
+
+
+def folders_of(results: Path, paths: Mapping[str, Path]) -> list[Path]:
+    """What a run with these `paths_of` it must see, of what it makes itself the folder above."""
+    return [results, *(path if name == "data_dir" else path.parent for name, path in paths.items())]
 
 
 def folder_name(name: str) -> str:

@@ -68,7 +68,7 @@ class Site:
     container_command: Literal["apptainer", "singularity"] = "apptainer"
     """What runs the image."""
     bind: UseAppendAction[tuple[str, ...]] = ()
-    """Folder for the container besides results and data; may be given several times."""
+    """Folder for the container besides those of results, data and files of a run; may be given several times."""
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):

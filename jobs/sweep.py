@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ from jobs import lock, runners, slurm
 from jobs.matrix import Run, Sweep, benchmark_words, load
 from jobs.progress import progress
 from jobs.runners import Figures, RunnerDied
-from jobs.script import Step, folder_name, folders_of, launch_words
+from jobs.script import Step, folder_name, folders_of, launch_words, paths_of
 from jobs.site import Site, profile_words
 from jobs.slurm import SlurmFault
 from jobs.submission import Submission, grouped
@@ -111,13 +111,15 @@ def step_of(run: Run, options: Options) -> Step:
     """A run as a step of an allocation."""
     configuration = run.configuration
     results = options.results_dir.absolute()
+    paths = paths_of(configuration.flags.get)
+    absolute = replace(run, configuration=replace(configuration, flags={**configuration.flags, **paths}))
     return Step(
         task=run.task,
         name=run.name,
         nodes=configuration.nodes,
         tasks_per_node=configuration.tasks_per_node,
-        words=benchmark_words(run, options.name, results),
-        folders=folders_of(results, configuration.flags.get),
+        words=benchmark_words(absolute, options.name, results),
+        folders=folders_of(results, paths),
     )
 
 

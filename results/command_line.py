@@ -152,11 +152,11 @@ def file_words(
 
 
 def value_of(words: Sequence[str], name: str) -> str | None:
-    """What the command line gives for a flag, before it is parsed; the last one counts."""
+    """What the command line gives for a flag, before it is parsed; as there underscores are dashes, and the last one
+    counts."""
     found = None
     for index, word in enumerate(words):
-        if word == flag(name):
-            found = words[index + 1] if index + 1 < len(words) else None
-        elif word.startswith(f"{flag(name)}="):
-            found = word.partition("=")[2]
+        given, equals, value = word.partition("=")
+        if given.replace("_", "-") == flag(name):
+            found = value if equals else words[index + 1] if index + 1 < len(words) else None
     return found

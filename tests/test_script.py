@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from bench.config import RunConfig
+from jobs.matrix import Configuration, Run
 from jobs.render import main
-from jobs.script import MARKER, Step, folders_of, launch_words, render
+from jobs.script import MARKER, Step, folders_of, launch_words, paths_of, render
 from jobs.site import Site, profile_words
 from jobs.submission import sections
-from results.command_line import Refused
+from jobs.sweep import Options, step_of
+from results.command_line import Refused, value_of
 
 HOSTILE = """a b; $(touch planted) `touch planted` 'q' "r" \\ # $HOME %j *"""
 
@@ -59,8 +63,39 @@ def test_a_container_sees_results_and_the_sites_folders() -> None:
 def test_a_run_sees_its_data_its_weights_and_where_it_saves() -> None:
     said = {"data_dir": "/data/imagenet", "weights": "/proj/w.weights.h5", "save_model": "/out/m.keras"}
     found = ["/data/results", "/data/imagenet", "/proj", "/out"]
-    assert folders_of(Path("/data/results"), said.get) == [Path(folder) for folder in found]
-    assert folders_of(Path("/data/results"), {}.get) == [Path("/data/results")]
+    assert folders_of(Path("/data/results"), paths_of(said.get)) == [Path(folder) for folder in found]
+    assert folders_of(Path("/data/results"), paths_of({}.get)) == [Path("/data/results")]
+
+
+def test_each_path_of_a_configuration_is_known() -> None:
+    """A new one is bound in containers too."""
+    groups = RunConfig().groups()
+    paths = {each.name for group in groups for each in fields(group) if "Path" in str(each.type)} | {"config"}
+    assert {*paths_of(dict.fromkeys(paths, "x").get), "results_dir"} == paths
+
+
+def test_paths_are_absolute_where_a_run_begins_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--data_dir=d", "--config", "c/run.toml", "--weights=w/w.weights.h5", "--evidence=e/e", "--results_dir=r"]
+    assert main(["--container=ts.sif", "--", *given]) == 0
+    (words,) = performed(capsys.readouterr().out, tmp_path)
+    bound = [word.removeprefix("--bind=") for word in words if word.startswith("--bind=")]
+    assert bound == [str(tmp_path / name) for name in ("r", "d", "c", "w", "e")]
+    assert value_of(words, "data_dir") == str(tmp_path / "d")
+    assert value_of(words, "config") == str(tmp_path / "c/run.toml")
+    assert value_of(words, "weights") == str(tmp_path / "w/w.weights.h5")
+    assert value_of(words, "evidence") == str(tmp_path / "e/e")
+    assert value_of(words, "results_dir") == str(tmp_path / "r")
+
+
+def test_paths_of_a_sweep_are_absolute_in_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    configuration = Configuration(name="c", key="k", flags={"data_dir": "d"}, nodes=1, tasks_per_node=1)
+    step = step_of(Run(configuration, 1), Options(file=Path("s.toml")))
+    assert f"--data-dir={tmp_path}/d" in step.words
+    assert step.folders == [tmp_path / "results/data", tmp_path / "d"]
 
 
 def test_hostile_values_are_words_and_nothing_else(tmp_path: Path) -> None:
