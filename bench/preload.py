@@ -22,7 +22,7 @@ from bench import frameworks
 from bench.errors import EnvironmentFault
 from bench.run import main as run_main
 from jobs.cluster import SWEEP_PID
-from jobs.launch import die_with_launcher
+from jobs.launch import die_with_launcher, interrupts_wait
 from results.exit_codes import ExitCode
 
 
@@ -43,8 +43,15 @@ def prepare() -> None:
 
 
 def run_in_fork(argv: Sequence[str], output: int | None = None) -> int:
-    """Runs `bench.run` with these arguments in a fork, its output to the file descriptor `output`; its exit code."""
-    return os.waitstatus_to_exitcode(os.waitpid(start_in_fork(argv, output), 0)[1])
+    """Runs `bench.run` with these arguments in a fork, its output to the file descriptor `output`; its exit code.
+
+    Raises KeyboardInterrupt after a Ctrl-C, when the fork, which gets it too, has recorded how it ended."""
+    with interrupts_wait():
+        return _exit_code(start_in_fork(argv, output))
+
+
+def _exit_code(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def start_in_fork(argv: Sequence[str], output: int | None = None) -> int:
@@ -83,7 +90,7 @@ def main() -> int:
         return ExitCode.ENVIRONMENT
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which stops its workers in order
     for line in sys.stdin:
-        print(json.dumps({"exit_code": run_in_fork(json.loads(line))}), flush=True)
+        print(json.dumps({"exit_code": _exit_code(start_in_fork(json.loads(line)))}), flush=True)
     return 0
 
 

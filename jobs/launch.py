@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FrameType
 
 from jobs.watchdog import Due, Found, Watchdog
 
@@ -97,6 +98,26 @@ def share_cores(cores: Sequence[int], count: int, each: int | None = None) -> li
     """
     size = each or max(1, len(cores) // count)
     return [tuple(sorted({cores[(rank * size + i) % len(cores)] for i in range(size)})) for rank in range(count)]
+
+
+@contextlib.contextmanager
+def interrupts_wait(on_interrupt: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Keeps a Ctrl-C back until a run in another process has ended, and raises KeyboardInterrupt then: the run stops
+    its workers and records how it ended, which takes seconds, and to leave it earlier would lose the record."""
+    interrupted = False
+
+    def note(_signum: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        on_interrupt()  # each time: the first may have come before there was anything to stop
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if interrupted:
+            raise KeyboardInterrupt
 
 
 def die_with_launcher(launcher_pid: int, signum: int = signal.SIGKILL) -> None:

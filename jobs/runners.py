@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any
 
 from jobs.cluster import SWEEP_PID
+from jobs.launch import interrupts_wait
 from jobs.script import STEP_NAME
 from jobs.slurm import SlurmFault, end_step
 
@@ -38,7 +37,7 @@ def fresh() -> Iterator[Runner]:
     """A new process for each run."""
 
     def run(words: Sequence[str]) -> Figures:
-        with _interrupts_wait(lambda: None):  # the run gets the same Ctrl-C
+        with interrupts_wait():  # the run gets the same Ctrl-C
             process = subprocess.Popen(
                 words,
                 stdout=subprocess.PIPE,
@@ -68,7 +67,7 @@ def steps() -> Iterator[Runner]:
             if process is not None:  # mpirun passes it on, srun has nothing to lose before its step has begun
                 process.terminate()
 
-        with _interrupts_wait(stop):
+        with interrupts_wait(stop):
             process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
@@ -102,8 +101,9 @@ def preloaded() -> Iterator[Runner]:
     requests, answers = server.stdin, server.stdout
 
     def run(words: Sequence[str]) -> Figures:
-        with _interrupts_wait(lambda: None):  # the fork gets the same Ctrl-C
-            print(json.dumps(list(words[3:])), file=requests, flush=True)
+        with interrupts_wait():  # the fork gets the same Ctrl-C
+            with suppress(BrokenPipeError):  # if it died since the last run, its last words follow
+                print(json.dumps(list(words[3:])), file=requests, flush=True)
             lines: list[str] = []
             while not (lines and lines[-1].startswith('{"exit_code": ')):
                 line = answers.readline()
@@ -113,28 +113,11 @@ def preloaded() -> Iterator[Runner]:
             return figures(lines[:-1], json.loads(lines[-1])["exit_code"])
 
     with server:
-        yield run
-        requests.close()
-
-
-@contextmanager
-def _interrupts_wait(on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """Keeps a Ctrl-C back until the run has ended: it stops its workers and records how it ended, which takes seconds,
-    and to leave it earlier would lose the record."""
-    interrupted = False
-
-    def note(_signum: int, _frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
-        on_interrupt()  # each time: the first may have come before there was anything to stop
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if interrupted:
-            raise KeyboardInterrupt
+        try:
+            yield run
+        finally:
+            with suppress(BrokenPipeError):  # a request that a dead process did not take
+                requests.close()
 
 
 def figures(lines: Sequence[str], exit_code: int | None) -> Figures:

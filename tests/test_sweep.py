@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from analysis.report import main as main_of_report
 from jobs.matrix import Configuration, Run, Sweep, load
 from jobs.progress import progress
+from jobs.runners import RunnerDied, preloaded
 from jobs.sweep import Options, main, record_unheard, run_all, unfinished, wanted
 from results.command_line import Refused
 from results.store import Store
@@ -113,6 +115,19 @@ def test_more_nodes_than_there_are_is_refused_before_anything_runs(monkeypatch: 
     with pytest.raises(Refused, match="but this is one machine"):
         performed(sweep_of(0, nodes=2), Options(file=Path("s.toml")))
     assert performer.ran == []
+
+
+def test_a_preloading_process_that_died_between_two_runs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    popen = subprocess.Popen
+
+    def dead(_words: list[str], **options: Any) -> subprocess.Popen[str]:
+        process = popen([sys.executable, "-c", "print('its last words')"], **options)
+        process.wait()
+        return process
+
+    monkeypatch.setattr("jobs.runners.subprocess.Popen", dead)
+    with pytest.raises(RunnerDied, match="the preloading process died: its last words"), preloaded() as perform:
+        perform(["python", "-m", "bench.run"])
 
 
 def run_row(task: str, status: str) -> dict[str, Any]:
