@@ -157,7 +157,9 @@ class _Trials:
             if self._process is not None:
                 self._process.send_signal(signum)
 
-        before = {signum: signal.signal(signum, stop) for signum in STOP_SIGNALS}
+        under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # trials too, which inherit that alone
+        heard = [signum for signum in STOP_SIGNALS if not (under_nohup and signum == signal.SIGHUP)]
+        before = {signum: signal.signal(signum, stop) for signum in heard}
         try:
             yield
         finally:
@@ -168,7 +170,7 @@ class _Trials:
         """Whether a run with that batch goes well. Raises _Ended where it fails for another reason."""
         left_s = self._deadline - time.monotonic()
         if self._stopped is not None:
-            raise _Ended(128 + self._stopped)
+            raise _Ended(_code_of(self._stopped))
         if left_s <= 0:
             output.complain(f"not finished after {self._config.machine.timeout:g} s (--timeout)")
             raise _Ended(ExitCode.TIMEOUT)
@@ -177,7 +179,7 @@ class _Trials:
         fits = code == ExitCode.OK
         if not fits and not does_not_fit(figures.get("status"), figures.get("error")):
             print(stderr, end="", file=sys.stderr)
-            raise _Ended(code if code > 0 else 128 - code)
+            raise _Ended(code if code > 0 else _code_of(-code))
         kept = ("run_id", "batch_per_device", "status", "error", "framework_peak_mem_bytes", "predicted_mem_bytes")
         trial = {name: figures[name] for name in kept} | {"fits": fits}
         self.done.append(trial)
@@ -200,6 +202,11 @@ class _Trials:
         stdout, stderr = self._process.communicate()
         code, self._process = self._process.returncode, None
         return code, stdout, stderr
+
+
+def _code_of(signum: int) -> int:
+    """The exit code of a search that a signal ended, as that of a run; SIGUSR1 says that a job's time limit is near."""
+    return ExitCode.TIMEOUT if signum == signal.SIGUSR1 else 128 + signum
 
 
 def words(config: RunConfig, batch: int, timeout_s: float) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -253,3 +254,38 @@ def test_a_request_to_stop_goes_to_the_trial(monkeypatch: pytest.MonkeyPatch) ->
     )
     assert find(parse(["--find-max-batch"]), None) == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("signum", "exit_code"), [(signal.SIGUSR1, 124), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+def test_a_request_to_stop_between_two_trials_ends_the_search_as_it_would_a_run(
+    performs: Callable[[Perform], None], signum: signal.Signals, exit_code: int
+) -> None:
+    def perform(_self: Any, argv: list[str]) -> tuple[int, str, str]:
+        os.kill(os.getpid(), signum)
+        return outcome(argv, capacity=100)
+
+    performs(perform)
+    assert find(parse(["--find-max-batch"]), None) == exit_code
+
+
+def test_a_trial_that_the_time_limits_signal_ends_before_it_hears_it_is_a_timeout(
+    performs: Callable[[Perform], None],
+) -> None:
+    performs(lambda _self, _argv: (-signal.SIGUSR1, "", ""))
+    assert find(parse(["--find-max-batch"]), None) == 124
+
+
+def test_under_nohup_a_hangup_stops_neither_search_nor_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import os, signal; os.kill(os.getppid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGHUP); exit(3)"
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda _words, **options: popen([sys.executable, "-c", program], **options)
+    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert find(parse(["--find-max-batch"]), None) == 3
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
