@@ -60,7 +60,7 @@ def check(root: Path, *, recover: bool, older_than_s: float) -> tuple[Counts, li
 
 
 def _work(options: Options) -> int:
-    if options.older_than < 0:
+    if not options.older_than >= 0:  # nan is not
         raise Refused(f"--older-than {options.older_than:g}: give 0 or more hours")
     counts, found = check(options.results_dir, recover=options.recover, older_than_s=options.older_than * 3600)
     for each in found:

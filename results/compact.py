@@ -177,9 +177,11 @@ def _remove(root: Path, folder: Path, paths: Collection[Path]) -> None:
 
 
 def _work(options: Options) -> int:
-    if options.older_than_days < 0:
-        raise Refused(f"--older-than-days {options.older_than_days}: give 0 for all days before today, or more")
-    before = datetime.now(timezone.utc).date() - timedelta(days=options.older_than_days)
+    today = datetime.now(timezone.utc).date()
+    most = (today - date.min).days
+    if not 0 <= options.older_than_days <= most:
+        raise Refused(f"--older-than-days {options.older_than_days}: give 0 for all days before today, up to {most}")
+    before = today - timedelta(days=options.older_than_days)
     try:
         done = compact(options.results_dir, before)
     except OSError as error:

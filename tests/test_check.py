@@ -84,7 +84,9 @@ def test_a_sound_store_is_called_sound(tmp_path: Path, capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2 runs in 8 files: all sound"
     assert json.loads(lines[1]) == {"runs": 2, "files": 8, "live": 0, "findings": []}
-    assert main([f"--results-dir={tmp_path}", "--older-than=-1"]) == 2
+    for hours in ("-1", "nan"):
+        assert main([f"--results-dir={tmp_path}", f"--older-than={hours}"]) == 2
+        assert capsys.readouterr().err == f"results.check: --older-than {hours}: give 0 or more hours\n"
 
 
 def test_a_store_that_may_only_be_read_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

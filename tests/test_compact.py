@@ -91,6 +91,8 @@ def test_only_days_that_have_ended_long_enough_ago_are_touched(
     assert len(list(today.iterdir())) == 2
     assert main([f"--results-dir={tmp_path}", "--older-than-days=-1"]) == 2
     assert "--older-than-days -1: give 0" in capsys.readouterr().err
+    assert main([f"--results-dir={tmp_path}", "--older-than-days=1000000"]) == 2
+    assert "--older-than-days 1000000: give 0 for all days before today, up to 7" in capsys.readouterr().err
 
 
 def test_the_newest_run_is_found_in_merged_files(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from results import files
 from results.check import check
 from results.compact import compact
 from results.schema import COMPARABLE_FIELDS, RUNS, TABLES, arrow_schema, comparability_key
@@ -102,6 +103,45 @@ def test_the_newest_run_is_found_beside_damaged_files(tmp_path: Path) -> None:
     (folder / "B.parquet").write_bytes(b"")
     (folder / "C.parquet").write_bytes((folder / "A.parquet").read_bytes()[:-20])
     assert store.newest_run(experiment="e") == "A"
+
+
+def test_a_day_to_which_runs_come_all_the_time_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.commit("R0", NOW, {"runs": [run_row("R0")]})
+    of_day, looks = files.of_day, 0
+
+    def of_busy_day(folder: Path) -> list[Path]:
+        nonlocal looks
+        looks += 1
+        assert looks < 10
+        found = of_day(folder)
+        store.commit(f"R{looks}", NOW, {"runs": [run_row(f"R{looks}")]})
+        return found
+
+    monkeypatch.setattr(files, "of_day", of_busy_day)
+    (day,) = (tmp_path / "runs").iterdir()
+    assert files.rows_of_day(day, ["run_id"]) == [{"run_id": "R0"}]
+
+
+def test_rows_that_are_merged_while_they_are_read_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    for run_id in ("A", "B"):
+        store.commit(run_id, NOW, {"runs": [run_row(run_id)]})
+    of_day, looks = files.of_day, 0
+
+    def merged_after_it(folder: Path) -> list[Path]:
+        nonlocal looks
+        found, looks = of_day(folder), looks + 1
+        if looks == 1:
+            compact(tmp_path, (NOW + timedelta(days=2)).date())
+        return found
+
+    (day,) = (tmp_path / "runs").iterdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "of_day", merged_after_it)
+        assert files.rows_of_day(day, ["run_id"]) == [{"run_id": "A"}, {"run_id": "B"}]
 
 
 def test_threads_share_a_shard_without_mixing_lines(tmp_path: Path) -> None:
