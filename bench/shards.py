@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from bench.errors import EnvironmentFault, UsageError, gist
-from bench.workloads.records import IMAGE, INDEX, LABEL, PARTS, Index, Part, describe, read_index, shards_in
+from bench.workloads.records import IMAGE, INDEX, LABEL, PARTS, Index, Part, RecordFile, describe, read_index, shards_in
 from results.text import printable
 from results.writing import replacing
 
@@ -122,12 +122,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     if held := shards_in(folder, part):
         raise UsageError(f"{str(folder)!r} already holds {part}-* files ({held[0].name}): choose another --output")
-    known = read_index(folder) if (folder / INDEX).exists() else None
-    if known and (known.num_classes, known.label_offset, known.folder) != (num_classes, 0, "."):
-        raise UsageError(
-            f"{str(folder / INDEX)!r} has {known.num_classes} classes from {known.label_offset} on, which does not go "
-            f"with {num_classes} from 0 on: choose another --output"
-        )
+    _indexed(folder, num_classes)
     order = np.random.default_rng(seed).permutation(len(images))
     written: list[Path] = []
     try:
@@ -137,7 +132,9 @@ def write(
                 for index in chosen:
                     writer.write(_record(images[index]))
             written.append(path)
-        files = {"train": (), "validation": (), **(known.files if known else {}), part: tuple(map(describe, written))}
+        described = tuple(map(describe, written))
+        # Only now: somebody may have written the other part meanwhile.
+        files = {"train": (), "validation": (), **_indexed(folder, num_classes), part: described}
         index = Index(num_classes=num_classes, label_offset=0, files=files, classes=tuple(classes))
         index.write(folder)
     except BaseException:
@@ -145,6 +142,19 @@ def write(
             path.unlink(missing_ok=True)
         raise
     return index
+
+
+def _indexed(folder: Path, num_classes: int) -> Mapping[Part, tuple[RecordFile, ...]]:
+    """The files that the folder's index names, if there is one. Raises UsageError where it has other classes."""
+    if not (folder / INDEX).exists():
+        return {}
+    known = read_index(folder)
+    if (known.num_classes, known.label_offset, known.folder) != (num_classes, 0, "."):
+        raise UsageError(
+            f"{str(folder / INDEX)!r} has {known.num_classes} classes from {known.label_offset} on, which does not go "
+            f"with {num_classes} from 0 on: choose another --output"
+        )
+    return known.files
 
 
 def _record(image: Image) -> bytes:

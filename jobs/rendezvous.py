@@ -203,9 +203,10 @@ class Rendezvous:
                 raise self._late(f"rank 0 ({points}) did not answer rank {cluster.rank}") from None
             try:
                 peer = socket.create_connection((host.strip("[]"), int(port)), timeout=patience)
-            except socket.gaierror as error:
-                raise ClusterError(f"rank 0's host {host!r} is not known here ({error.strerror})") from error
-            except OSError:
+            except OSError as error:
+                # A name server that is busy, or not there yet, may know the host later.
+                if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
+                    raise ClusterError(f"rank 0's host {host!r} is not known here ({error.strerror})") from error
                 time.sleep(_RETRY_S / len(cluster.meeting_points))
                 continue
             try:

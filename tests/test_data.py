@@ -9,6 +9,7 @@ import pytest
 
 from bench import frameworks
 from bench.data import main
+from bench.shards import Image, generated, write
 from bench.workloads.records import INDEX, read_index, shards_in
 from tests import shards
 
@@ -180,3 +181,15 @@ def test_a_bad_image_is_named_and_leaves_nothing_behind(tmp_path: Path, capsys: 
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"bench.data: image '{source}/bee/z\\x1b[2J.jpg' cannot be decoded: ")
         assert not list(output.iterdir())
+
+
+def test_parts_that_are_written_side_by_side_are_both_indexed(tmp_path: Path) -> None:
+    (image,) = generated(1, 32, shards.CLASSES, seed=1, part="train")
+
+    def read() -> bytes:
+        shards.write(tmp_path, count=4, files=2, part="validation")
+        return image.read()
+
+    write([Image(read, 0, "")], tmp_path, "train", 1, num_classes=shards.CLASSES, classes=(), seed=1)
+    index = read_index(tmp_path)
+    assert (index.num_samples("train"), index.num_samples("validation")) == (1, 4)

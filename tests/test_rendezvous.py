@@ -6,6 +6,7 @@ import errno
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
 
 import pytest
 
@@ -150,7 +151,24 @@ def test_a_taken_port_is_named(rank: int) -> None:
             Rendezvous(cluster, BOUND_S)
 
 
-def test_an_unknown_host_is_named() -> None:
+def test_a_name_server_that_fails_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, failures = socket.create_connection, [socket.EAI_AGAIN, socket.EAI_AGAIN]
+
+    def connect_later(*args: Any, **options: Any) -> socket.socket:
+        if failures:
+            raise socket.gaierror(failures.pop(), "Temporary failure in name resolution")
+        return connect(*args, **options)
+
+    monkeypatch.setattr(socket, "create_connection", connect_later)
+    assert exchange(meet(cluster_of(2)), [b"a", b"b"]) == [[b"a", b"b"]] * 2
+    assert failures == []
+
+
+def test_an_unknown_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **_options: object) -> socket.socket:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "create_connection", unknown)  # without a name server here, it would be asked again
     tasks = (Task("worker", "no.such.host.invalid:1"), Task("worker", f"127.0.0.1:{free_ports(1)[0]}"))
     with pytest.raises(ClusterError, match=r"rank 0's host 'no\.such\.host\.invalid' is not known here"):
         Rendezvous(ClusterEnv.of_tasks("TF_CONFIG", 1, tasks), BOUND_S)
