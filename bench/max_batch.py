@@ -23,7 +23,7 @@ from bench import output
 from bench.config import MeasureConfig, RunConfig
 from bench.errors import UsageError
 from jobs.cluster import SWEEP_PID, ClusterEnv
-from jobs.launch import STOP_SIGNALS
+from jobs.launch import stop_signals
 from results.command_line import flag, words_of
 from results.exit_codes import ExitCode
 
@@ -157,9 +157,7 @@ class _Trials:
             if self._process is not None:
                 self._process.send_signal(signum)
 
-        under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # trials too, which inherit that alone
-        heard = [signum for signum in STOP_SIGNALS if not (under_nohup and signum == signal.SIGHUP)]
-        before = {signum: signal.signal(signum, stop) for signum in heard}
+        before = {signum: signal.signal(signum, stop) for signum in stop_signals()}
         try:
             yield
         finally:

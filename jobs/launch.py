@@ -127,6 +127,12 @@ def die_with_launcher(launcher_pid: int, signum: int = signal.SIGKILL) -> None:
         os.kill(os.getpid(), signum)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """STOP_SIGNALS, without that of a hang-up under nohup."""
+    under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signum for signum in STOP_SIGNALS if not (under_nohup and signum == signal.SIGHUP)]
+
+
 @contextlib.contextmanager
 def signals_heard() -> Iterator[int]:
     """A descriptor that tells the numbers of STOP_SIGNALS that come, a byte each.
@@ -135,10 +141,8 @@ def signals_heard() -> Iterator[int]:
     would not do: libraries start threads that do not.
     """
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    heard = [signum for signum in STOP_SIGNALS if not (under_nohup and signum == signal.SIGHUP)]
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    handled = {signum: signal.signal(signum, lambda *_: None) for signum in heard}
+    handled = {signum: signal.signal(signum, lambda *_: None) for signum in stop_signals()}
     try:
         yield reading
     finally:
