@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.config import MachineConfig
+from bench.plan import Plan
 from jobs.watchdog import Deadline
 
 FIRST_CALL_S = 600.0
@@ -34,12 +35,14 @@ def load_s(machine: MachineConfig) -> float:
 
 
 class Bounds:
-    """Sets `deadline` as a rank goes through its phases. `synchronous`: all ranks come to a barrier at one time."""
+    """Sets `deadline` as a rank goes through the phases of `plan`."""
 
-    def __init__(self, machine: MachineConfig, deadline: Deadline, *, num_batches: int, synchronous: bool) -> None:
+    def __init__(self, plan: Plan, deadline: Deadline) -> None:
+        machine = plan.config.machine
         self._deadline = deadline
-        self._num_batches = num_batches
-        self._synchronous = synchronous
+        self._num_batches = plan.num_batches_per_iter
+        # Only ranks that wait for each other in every step come to a barrier at about one time.
+        self._together = plan.strategy.synchronous and not plan.forward
         self._first_step_s = self._slowest_step_s = 0.0
         self._asked_s = machine.step_timeout
         meet_s = machine.rendezvous_timeout + _SPARE_S
@@ -50,7 +53,7 @@ class Bounds:
             **dict.fromkeys(("build", "trace"), first_s),
             "warmup": self._asked_s or first_s,
             "serve": math.inf,  # as long as the others train
-            "finish": first_s if synchronous else math.inf,
+            "finish": first_s if self._together else math.inf,
         }
         self._phase = "start"
 
@@ -76,7 +79,7 @@ class Bounds:
 
     def wait_for_others(self) -> None:
         """This rank has nothing to do until all others have come as far."""
-        if not self._synchronous:
+        if not self._together:
             self._set(math.inf)
 
     def _step_s(self) -> float:

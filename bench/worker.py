@@ -50,12 +50,7 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoRet
     cores_per_device = len(cores) / max(1, strategy.local_replicas)
     plan = resolve(config, strategy, cores_per_device=cores_per_device, num_cores=len(cores))
     store = Store(config.output.results_dir)
-    bounds = Bounds(
-        config.machine,
-        watchdog.Deadline(scratch, cluster.rank),
-        num_batches=plan.num_batches_per_iter,
-        synchronous=strategy.synchronous,
-    )
+    bounds = Bounds(plan, watchdog.Deadline(scratch, cluster.rank))
     log = RankLog(clock, int(env[STARTED_NS]), on_enter=bounds.enter)
     log.note(
         rank=cluster.rank,

@@ -8,15 +8,17 @@ import pytest
 
 from bench.bounds import FIRST_CALL_S, LEAST_S, LOAD_S, SLACK, Bounds, load_s
 from bench.config import parse
+from bench.launch_plan import plan_launch
+from bench.telemetry import Gpus
 from jobs.watchdog import Deadline
 
 
 class Rank:
     """A rank's bounds and what its launcher sees."""
 
-    def __init__(self, folder: Path, *flags: str, synchronous: bool = True) -> None:
+    def __init__(self, folder: Path, *flags: str) -> None:
         self._deadline = Deadline(folder, 0)
-        self.bounds = Bounds(parse(flags).machine, self._deadline, num_batches=10, synchronous=synchronous)
+        self.bounds = Bounds(plan_launch(parse(flags), None, Gpus({}), {}).plan, self._deadline)
 
     def stepped(self, duration_s: float, num_batches: int, *, warmup: bool) -> None:
         row: dict[str, Any] = {"warmup": warmup, "duration_s": duration_s, "num_batches": num_batches}
@@ -77,13 +79,22 @@ def test_what_was_asked_for_holds_and_the_first_step_gets_ten_times_as_much(tmp_
         assert rank.now == (phase, bound_s)
 
 
-@pytest.mark.parametrize(("synchronous", "bound_s"), [(True, 5), (False, math.inf)])
+@pytest.mark.parametrize(
+    ("flags", "bound_s"),
+    [
+        (["--strategy=mwms"], 5),
+        (["--strategy=mwms", "--phase=forward"], math.inf),
+        (["--strategy=independent"], math.inf),
+    ],
+)
 def test_only_ranks_that_step_together_come_to_a_barrier_together(
-    tmp_path: Path, synchronous: bool, bound_s: float
+    tmp_path: Path, flags: list[str], bound_s: float
 ) -> None:
-    rank = Rank(tmp_path, "--step-timeout=5", synchronous=synchronous)
+    rank = Rank(tmp_path, "--step-timeout=5", "--num-workers=2", *flags)
     rank.bounds.enter("warmup")
     rank.bounds.wait_for_others()
     assert rank.now == ("warmup", bound_s)
     rank.bounds.enter("timed")
     assert rank.now == ("timed", 5)
+    rank.bounds.enter("finish")
+    assert rank.now == ("finish", 10 * bound_s)
