@@ -181,7 +181,7 @@ class MachineConfig:
     intra_op_threads: int | None = None
     """Threads inside an operation, a process [threads]. None is one a core of the process."""
     inter_op_threads: int | None = None
-    """Operations at once, a process [threads]. None is one a core of the process."""
+    """Operations at once, a process [threads]. None is one a core of the process, under ps at least 8."""
     port_base: int | None = None
     """First port of the local workers, one each from there on. None takes free ones."""
     timeout: float = 3600.0

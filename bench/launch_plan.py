@@ -34,7 +34,7 @@ class LaunchPlan:
     gpus: tuple[tuple[str, ...], ...] | None
     """UUIDs each worker uses; None on CPUs."""
     sampled_gpus: tuple[tuple[str, ...], ...]
-    """UUIDs each worker samples: every GPU of the host once."""
+    """UUIDs each worker samples: every GPU of the host once, by a worker with iterations to set it against."""
 
     @property
     def answers_for_run(self) -> bool:
@@ -64,7 +64,8 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus, env: 
     training = next((index for index, count in enumerate(replicas) if count), 0)
     sampled = [shares[index] if host.own_gpus else () for index in range(len(here))]
     if not host.own_gpus:
-        sampled[0] = tuple(dict.fromkeys(uuid for share in shares for uuid in share))
+        first = next((index for index, each in enumerate(trains) if each), 0)
+        sampled[first] = tuple(dict.fromkeys(uuid for share in shares for uuid in share))
     return LaunchPlan(
         plan=resolve(
             config,

@@ -37,6 +37,12 @@ _NOT_ASKED = {
 """Column -> why it is null where nothing asks for it."""
 
 _UNTIL_THE_END = {
+    **dict.fromkeys(("num_samples", "data_digest", "sharding", "num_iters"), "the run ended before its data was read"),
+    **dict.fromkeys(
+        ("num_params", "trainable_params", "gradient_bytes", "predicted_mem_bytes"),
+        "the run ended before its model was built",
+    ),
+    **dict.fromkeys(("peak_flops_per_s", "peak_source"), "the run ended before its peak was known"),
     "actual_all_reduce": "the run ended before its step was looked at",
     **dict.fromkeys(("flops_per_image", "train_flops_per_image"), "the run ended before they were counted"),
     "time_to_accuracy_s": "the run ended before an evaluation reached the target",
@@ -63,6 +69,11 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
     if no_gpu := gpus.unavailable or on_cpu:
         for column in ("gpu_mem_used_bytes", "gpu_peak_mem_used_bytes", "energy_j"):
             reasons[column] = no_gpu
+    elif not plan.config.measure.telemetry_period:
+        reasons["gpu_peak_mem_used_bytes"] = "--telemetry-period 0 takes no samples"
+    elif plan.strategy.cluster.size > 1:
+        # Null in some rows of `ranks`.
+        reasons["gpu_peak_mem_used_bytes"] = "of a host's processes, the first that trains samples the GPUs they share"
     if plan.strategy.resources.gpu_memory_mib is None:
         reasons["gpu_memory_mib"] = "no limit was asked for"
     if any(not plan.strategy.replicas(task) for task in plan.strategy.cluster.tasks):

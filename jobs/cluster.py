@@ -118,7 +118,7 @@ class ClusterEnv:
     def here(self) -> tuple[Task, ...]:
         """The tasks of this host, by local rank. Where it is not known which they are, this one stands for each."""
         if self.local_ranks is None:
-            return (self.task,) * self.local_size
+            return self.tasks if self.local_size == self.size else (self.task,) * self.local_size
         return tuple(self.tasks[rank] for rank in self.local_ranks)
 
     def with_roles(self, roles: Sequence[str]) -> ClusterEnv:

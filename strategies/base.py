@@ -281,6 +281,8 @@ class Strategy(ABC):
     """What `--all-reduce` may ask for; empty where gradients are not all-reduced."""
     knobs: ClassVar[frozenset[str]] = frozenset()
     """The other fields of ExchangeConfig that have an effect."""
+    least_inter_op_threads: ClassVar[int] = 1
+    """With fewer, processes that wait for each other can use up all threads and wait for ever."""
     peer_errors: ClassVar[Sequence[str]] = ()
     """By these words the framework says that it is another process that has failed."""
     no_xla: ClassVar[str | None] = None
@@ -322,6 +324,12 @@ class Strategy(ABC):
             raise UsageError(
                 f"--devices-per-worker {wanted} but a worker sees {available} GPU(s): ask for fewer, or share a GPU "
                 "between replicas with --gpu-memory-mib"
+            )
+        threads, least = self.resources.inter_op_threads, self.least_inter_op_threads
+        if threads is not None and threads < least:
+            raise UsageError(
+                f"--inter-op-threads {threads} is too few for strategy {self.name!r}, whose processes could wait for "
+                f"each other for ever: give {least} or more, or leave it out"
             )
         self._check_exchange()
         if self.numerics.precision == "tf32" and self.resources.device_kind != "gpu":

@@ -15,9 +15,6 @@ from bench.errors import UsageError
 from jobs.cluster import Task
 from strategies.base import Evaluation, ExchangeConfig, Shard, Steps, Strategy, Trainer, WorkerClock, Workload
 
-_LEAST_INTER_OP_THREADS = 8
-"""With fewer, servers that wait for each other can use up all threads and wait for ever."""
-
 
 class ParameterServer(Strategy):
     """One coordinator, `--num-ps` parameter servers, and a worker for each device."""
@@ -26,6 +23,7 @@ class ParameterServer(Strategy):
     synchronous = False
     one_process = False
     knobs = frozenset({"num_ps"})
+    least_inter_op_threads = 8
     peer_errors = ("UnavailableError", "AbortedError", "CancelledError", "from remote target")
     no_xla = "the weights that the step reads live on other hosts"
     no_disk_cache = "the coordinator builds the workers' input and knows no folder of theirs"
@@ -87,7 +85,7 @@ def _serve(cluster: Any, task: dict[str, Any], resources: Any) -> Any:
 
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=resources.intra_op_threads,
-        inter_op_parallelism_threads=max(_LEAST_INTER_OP_THREADS, resources.inter_op_threads),
+        inter_op_parallelism_threads=resources.inter_op_threads,
     )
     if task["type"] == "ps" or resources.device_kind == "cpu":
         config.device_count["GPU"] = 0

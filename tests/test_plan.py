@@ -94,6 +94,15 @@ def test_gpus_are_shared_out_by_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fields("--strategy=mirrored", "--device=cpu")["device_kind"] == "cpu"
 
 
+@pytest.mark.parametrize(("flags", "first"), [(["--strategy=mwms"], 0), (["--strategy=ps"], 1)])
+def test_the_first_worker_that_trains_samples_every_gpu(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], first: int
+) -> None:
+    install(monkeypatch, FOUR_GPUS[:2])
+    sampled = planned(*flags, "--num-workers=2").sampled_gpus
+    assert {index: uuids for index, uuids in enumerate(sampled) if uuids} == {first: ("GPU-0", "GPU-1")}
+
+
 def test_workers_share_a_gpu_only_when_its_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, FOUR_GPUS[:1])
     local = planned("--strategy=mwms", "--num-workers=2", "--gpu-memory-mib=1024", "--devices-per-worker=1")
@@ -244,9 +253,17 @@ def test_a_parameter_server_job_has_roles_by_rank() -> None:
     assert [(shard.first, shard.count, shard.total) for shard in shards[1:3]] == [(0, 1, 2), (1, 1, 2)]
 
 
-def launched(size: int, *flags: str) -> LaunchPlan:
-    """The first of `size` processes that mpirun started."""
-    cluster = ClusterEnv("mpirun of MPI", 0, (Task("worker"),) * size, 0, size)
+def test_servers_have_threads_enough_to_wait_for_each_other() -> None:
+    ps = ["--strategy=ps", "--num-workers=2"]
+    assert fields(*ps)["inter_op_threads"] == max(8, len(planned(*ps).cores[1]))
+    assert fields(*ps, "--inter-op-threads=9")["inter_op_threads"] == 9
+    with pytest.raises(UsageError, match=r"--inter-op-threads 7 is too few for strategy 'ps'.* give 8 or more"):
+        fields(*ps, "--inter-op-threads=7")
+
+
+def launched(size: int, *flags: str, rank: int = 0) -> LaunchPlan:
+    """One of `size` processes that mpirun started on this host."""
+    cluster = ClusterEnv("mpirun of MPI", rank, (Task("worker"),) * size, rank, size)
     return plan_launch(parse(flags), cluster, Gpus({}), {})
 
 
@@ -254,6 +271,18 @@ def test_a_job_of_mpirun_gets_its_roles_from_its_ranks() -> None:
     assert [task.role for task in launched(4, "--strategy=ps").members[0].tasks] == ["chief", "worker", "worker", "ps"]
     assert launched(3, "--strategy=horovod").plan.num_devices == 3
     assert launched(2, "--strategy=horovod").plan.strategy.exchange.controller == "auto"
+
+
+def test_workers_that_mpirun_started_share_the_host_among_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FOUR_GPUS[:2])
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    chief, one, two, _server = jobs = [launched(4, "--strategy=ps", rank=rank) for rank in range(4)]
+    assert (one.cores, two.cores) == (((0, 1, 2, 3),), ((4, 5, 6, 7),))
+    assert (one.gpus, two.gpus) == ((("GPU-0",),), (("GPU-1",),))
+    assert [job.sampled_gpus for job in jobs] == [((),), (("GPU-0", "GPU-1"),), ((),), ((),)]
+    row = chief.plan.run_fields()
+    assert (row["cores_per_device"], row["intra_op_threads"]) == (4.0, 4)
 
 
 @pytest.mark.parametrize(
