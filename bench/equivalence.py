@@ -97,7 +97,7 @@ def compare(
         unapplied = float(np.max(missing / (learning_rate * ranks[0]["gradient_sizes"])))
         return _judged(replace(found, unapplied=unapplied), _broken_promises(found, unapplied))
     if reference is None:
-        each_once = len(np.unique(samples)) == samples.size
+        each_once = _in_turn(samples, int(ranks[0]["num_samples"]))
         return _judged(replace(found, samples_ok=each_once, digests_ok=True), _wrong(found, each_once))
     found = replace(
         found,
@@ -130,6 +130,12 @@ def _weights(rank: Rank) -> list[npt.NDArray[np.float32]]:
     return [rank[f"weights_{index}"] for index in range(sum(name.startswith("weights_") for name in rank))]
 
 
+def _in_turn(samples: npt.NDArray[np.int32], num_samples: int) -> bool:
+    """After each step no sample has been trained more often than whole passes over all of them need."""
+    trained = (samples[: step + 1] for step in range(len(samples)))
+    return all(np.unique(each, return_counts=True)[1].max() <= -(-each.size // num_samples) for each in trained)
+
+
 def _judged(finding: Finding, problems: list[str]) -> Finding:
     return replace(finding, verdict="failed", reason="; ".join(problems)) if problems else finding
 
@@ -146,7 +152,7 @@ def _broken_promises(found: Finding, unapplied: float) -> list[str]:
 
 
 def _wrong(found: Finding, each_once: bool) -> list[str]:
-    problems = [] if each_once else ["a sample was trained twice"]
+    problems = [] if each_once else ["a sample was trained again before all others were"]
     return problems if found.updates == found.steps else [*problems, f"{found.updates} updates in {found.steps} steps"]
 
 

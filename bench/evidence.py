@@ -51,9 +51,12 @@ class Evidence:
         """What every rank that trained has saved there, in rank order."""
         return [np.load(path, allow_pickle=False) for path in sorted(folder.glob("rank-*.npz"))]
 
-    def save(self, folder: Path, rank: int, *, updates: int, weights: Sequence[npt.NDArray[np.float32]]) -> None:
-        """Writes losses [steps], samples [steps, images], updates [], weights_0, weights_1, ... of one replica, and
-        projected [weights]: changes of the weights, the sum of all gradients and the sum of their sizes."""
+    def save(
+        self, folder: Path, rank: int, *, num_samples: int, updates: int, weights: Sequence[npt.NDArray[np.float32]]
+    ) -> None:
+        """Writes losses [steps], samples [steps, images], num_samples [] that there are, updates [], weights_0,
+        weights_1, ... of one replica, and projected [weights]: changes of the weights, the sum of all gradients and the
+        sum of their sizes."""
         folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {f"weights_{index}": weight for index, weight in enumerate(weights)}
         with replacing(folder / f"rank-{rank:05d}.npz") as new:
@@ -61,6 +64,7 @@ class Evidence:
                 new,
                 losses=np.concatenate(self.losses),
                 samples=np.concatenate(self.samples),
+                num_samples=num_samples,
                 updates=updates,
                 changes=project(weights) - self.before,
                 gradients=np.concatenate(self.projections).sum(axis=0, dtype=np.float64),

@@ -61,7 +61,7 @@ class Rank:
         self._read: list[Data | HeldOut] = []
         self._meeting: Rendezvous | None = None
         self._schedule: Schedule
-        self._num_test_samples = 0
+        self._num_samples = self._num_test_samples = 0
 
     def train(self) -> None:
         """From the rendezvous to the end of the last iteration. Raises whatever goes wrong."""
@@ -147,6 +147,7 @@ class Rank:
             tell=output.tell if self._rank == 0 else lambda line: None,
         )
         self._read = [job.data, *([job.held_out] if job.held_out else [])]
+        self._num_samples = job.data.num_samples
         self._num_test_samples = job.held_out.num_samples if job.held_out else 0
         self._schedule = plan.schedule(job.data.num_samples)
         if self._rank == 0:
@@ -222,7 +223,13 @@ class Rank:
             weight_digests=[digest(trainer.weights(replica)) for replica in range(plan.strategy.local_replicas)],
         )
         if folder is not None and evidence is not None:
-            evidence.save(folder, self._rank, updates=trainer.updates(), weights=trainer.weights(0))
+            evidence.save(
+                folder,
+                self._rank,
+                num_samples=self._num_samples,
+                updates=trainer.updates(),
+                weights=trainer.weights(0),
+            )
         if self._rank == 0:
             log.shard.update_run(**run_columns.of_exchange(plan, trainer.all_reduce()))
             if (path := plan.config.training.save_model) is not None:

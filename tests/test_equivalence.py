@@ -9,6 +9,7 @@ import pytest
 
 from bench.equivalence import Finding, compare, explain
 from bench.evidence import Evidence, project
+from bench.workloads.order import sample_order
 from strategies.base import Steps
 
 STEPS, BATCH, RATE = 8, 12, 0.01
@@ -23,6 +24,7 @@ def rank(part: slice = slice(None), **changed: Any) -> dict[str, Any]:
     kept = {
         "losses": LOSSES,
         "samples": SAMPLES[:, part],
+        "num_samples": np.array(SAMPLES.size),
         "updates": np.array(STEPS),
         "changes": -RATE * GRADIENTS,
         "gradients": GRADIENTS,
@@ -44,7 +46,16 @@ def test_the_reference_trains_every_sample_once() -> None:
     twice = SAMPLES.copy()
     twice[3, 4] = twice[5, 6]
     bad = compare([rank(samples=twice)], None, asynchronous_workers=None, learning_rate=RATE)
-    assert (bad.verdict, bad.reason) == ("failed", "a sample was trained twice")
+    assert (bad.verdict, bad.reason) == ("failed", "a sample was trained again before all others were")
+
+
+def test_a_second_pass_trains_every_sample_again() -> None:
+    """The first may end within a step."""
+    order = sample_order(50, 1, SAMPLES.size).reshape(SAMPLES.shape)
+    passes = {"samples": order, "num_samples": np.array(50)}
+    assert compare([rank(**passes)], None, asynchronous_workers=None, learning_rate=RATE).verdict == "ok"
+    order[7, 11] = order[5, 0]
+    assert compare([rank(**passes)], None, asynchronous_workers=None, learning_rate=RATE).samples_ok is False
 
 
 def test_ranks_that_share_the_global_batches_are_the_same_training() -> None:
@@ -128,11 +139,11 @@ def test_evidence_is_kept_and_read_back(tmp_path: Any) -> None:
                 np.array([[3.0 - 5 * step]]),
             )
         )
-    evidence.save(tmp_path, 3, updates=2, weights=after)
+    evidence.save(tmp_path, 3, num_samples=20, updates=2, weights=after)
     (kept,) = Evidence.load(tmp_path)
     assert list(kept["losses"]) == [1.0, 2.0]
     assert kept["samples"].tolist() == [[0, 10], [1, 11]]
-    assert kept["updates"] == 2
+    assert (kept["num_samples"], kept["updates"]) == (20, 2)
     assert (kept["weights_0"] == after[0]).all()
     waves = np.cos(np.arange(6)).sum()
     assert kept["changes"] == pytest.approx([-0.5 * waves])

@@ -56,7 +56,7 @@ def write_everything() -> None:
     evidence = Evidence(np.zeros(1))
     losses, samples, projections = np.zeros(1), np.zeros((1, 2)), np.zeros((1, 1))
     evidence.add(Steps(loss=losses, data_wait_s=0, compute_s=None, samples=samples, projections=projections))
-    evidence.save(Path("evidence"), 0, updates=1, weights=weights)
+    evidence.save(Path("evidence"), 0, num_samples=2, updates=1, weights=weights)
 
 
 NAMES = {"report.html", "history.html", "good.json", "gate.json", "gate.xml", "001-1-node.sh", "rank-00000.npz"}
