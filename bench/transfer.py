@@ -136,7 +136,14 @@ def check(options: Options) -> None:
         )
     groups = []
     for name, text in (("pretrain-classes", options.pretrain_classes), ("classes", options.classes)):
-        check_workload(options.model, options.dataset, options.data_dir, classes=text, evaluated=True)
+        check_workload(
+            options.model,
+            options.dataset,
+            options.data_dir,
+            num_classes=options.num_classes,
+            classes=text,
+            evaluated=True,
+        )
         chosen = chosen_classes(text, options.dataset, DATASETS[options.dataset].num_classes)
         assert chosen is not None, name
         groups.append({*chosen})

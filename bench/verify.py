@@ -22,9 +22,9 @@ from rich.table import Table
 from bench.config import WorkloadConfig
 from bench.errors import BenchError, UsageError
 from bench.preload import keep_numpy_single_threaded, prepare, run_in_fork
-from results.command_line import Refused, complain, parse
+from results import command_line
 from results.exit_codes import ExitCode
-from results.store import Store, StoreError, new_run_id
+from results.store import Store, new_run_id
 from strategies import STRATEGIES, load
 
 # This process is forked for every run, so NumPy, and all that imports it, is imported when its threads are tamed.
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bench.equivalence import Finding
     from bench.workloads import ModelSpec
 
+PROG = "bench.verify"
 REFERENCE = "single"
 
 
@@ -67,6 +68,8 @@ class Options:
     def __post_init__(self) -> None:
         if not 4 <= self.steps <= 10:  # noqa: PLR2004
             raise UsageError(f"--steps is {self.steps}: give 4 to 10; later, rounding alone drives float32 runs apart")
+        if not self.devices:
+            raise UsageError("--devices names no number of devices: give one or more, as in --devices 1 2")
         for count in self.devices:
             if count < 1 or self.global_batch_size % count:
                 raise UsageError(
@@ -176,10 +179,12 @@ def verify(options: Options, console: Console) -> int:
     verification_id = new_run_id(started_at)
     made = {"verification_id": verification_id, "verified_at": started_at}
     rows = [{**made, **_row(options, spec, case, finding)} for case, finding in found]
-    store.commit(verification_id, started_at, {"verifications": rows})
-    console.print(_table(found))
-    for line in explain([(load(case.strategy).name, finding) for case, finding in found]):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    try:
+        console.print(_table(found))
+        for line in explain([(load(case.strategy).name, finding) for case, finding in found]):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    finally:  # a reader that has gone, or a full disk, leaves what was found in the other place
+        store.commit(verification_id, started_at, {"verifications": rows})
     verdicts = {finding.verdict for _, finding in found}
     if "failed" in verdicts:
         return ExitCode.WORKLOAD
@@ -218,15 +223,15 @@ def _table(found: Sequence[tuple[Case, Finding]]) -> Table:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit code: 0 all the same, 2 usage, 3 cannot run here, 4 a mismatch."""
-    try:
-        options = parse(Options, "python -m bench.verify", argv)
+
+    def work(options: Options) -> int:
         keep_numpy_single_threaded()
         return verify(options, Console(width=max(110, Console().width)))
-    except (Refused, BenchError, StoreError) as error:
-        return complain("bench.verify", error, int(error.exit_code))
-    except KeyboardInterrupt:
-        print("bench.verify: interrupted", file=sys.stderr)
-        return ExitCode.SIGINT
+
+    try:
+        return command_line.perform(PROG, Options, argv, work)
+    except BenchError as error:
+        return command_line.complain(PROG, error, int(error.exit_code))
 
 
 if __name__ == "__main__":

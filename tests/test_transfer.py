@@ -90,3 +90,9 @@ def test_classes_may_be_listed() -> None:
     transfer.check(Options(pretrain_classes="0,2-4", classes="1,9,5"))
     with pytest.raises(UsageError):
         transfer.check(Options(pretrain_classes="0,2-4", classes="4,5"))
+
+
+def test_the_model_has_as_many_classes_as_were_asked_for() -> None:
+    transfer.check(Options(model="digits_cnn", num_classes=7, pretrain_classes="0-6", classes="7-9"))
+    with pytest.raises(UsageError, match="5 classes of dataset 'digits' but model 'transfer_cnn' has 3"):
+        transfer.check(Options(num_classes=3))
