@@ -31,6 +31,9 @@ _MOST = (1 << 31) - 1
 _LARGEST_IMAGE, _MOST_CLASSES = 4096, 1_000_000
 """More than any network of ours is for, and little enough that one image and one layer fit into memory."""
 
+_LONGEST_WAIT_S = 1_000_000
+"""Sockets count the milliseconds that they wait in 32 bits [s]."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkloadConfig:
@@ -204,10 +207,15 @@ class MachineConfig:
         last_port = (self.port_base or 1) + (self.num_processes or self.num_workers or 1) - 1
         if self.port_base is not None and not 1 <= self.port_base <= last_port <= MAX_PORT:
             raise UsageError(f"--port-base is {self.port_base}: every worker's port must be within 1 to {MAX_PORT}")
-        for name in ("timeout", "rendezvous_timeout", "step_timeout"):
+        for name, most_s in (
+            ("timeout", math.inf),
+            ("rendezvous_timeout", _LONGEST_WAIT_S),
+            ("step_timeout", math.inf),
+        ):
             bound_s = getattr(self, name)
-            if bound_s is not None and not bound_s > 0:
-                raise UsageError(f"{flag(name)} is {bound_s:g}: give a number of seconds above 0")
+            if bound_s is not None and not 0 < bound_s <= most_s:
+                most = f" and at most {most_s}" if most_s < math.inf else ""
+                raise UsageError(f"{flag(name)} is {bound_s:g}: give a number of seconds above 0{most}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -65,6 +65,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--num-workers", "0"], "--num-workers is 0"),
         (["--timeout", "0"], "--timeout is 0"),
         (["--timeout", "nan"], "--timeout is nan"),
+        (["--rendezvous-timeout", "inf"], "--rendezvous-timeout is inf: give a number of seconds above 0 and at most"),
+        (["--rendezvous-timeout", "1e10"], "--rendezvous-timeout is 1e+10"),
         (["--telemetry-period=-1"], "--telemetry-period is -1"),
         (["--port-base", "65535", "--num-workers", "2"], "--port-base is 65535"),
         (["--seed=-1"], "--seed is -1"),

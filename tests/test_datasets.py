@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.errors import EnvironmentFault, UsageError
-from bench.workloads.datasets import DATASETS, Images
+from bench.workloads.datasets import DATASETS, Dataset, Images
 from bench.workloads.order import evaluation_batches, sample_order
 from strategies.base import Shard
 
@@ -129,6 +129,24 @@ def test_a_missing_file_says_where_and_how(tmp_path: Path, name: str) -> None:
     assert str(tmp_path) in text
     assert f"keras.datasets.{name}.load_data()" in text
     assert "--data-dir" in text
+
+
+@pytest.mark.parametrize("problem", [MemoryError(), EnvironmentFault("scikit-learn is not installed")])
+def test_what_is_no_fault_of_a_file_is_not_blamed_on_it(problem: Exception) -> None:
+    def read(*_: object) -> Images:
+        raise problem
+
+    with pytest.raises(type(problem)) as caught:
+        Dataset(10, read).load(None, (8, 8, 1), 1)
+    assert caught.value is problem
+
+
+def test_images_without_files_need_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert DATASETS["synthetic"].find(None) == []
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "labels", "keys"])

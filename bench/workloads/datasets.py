@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bench.errors import EnvironmentFault, UsageError
+from bench.errors import BenchError, EnvironmentFault, UsageError
 
 Shape = tuple[int, int, int]
 
@@ -84,9 +84,12 @@ class Dataset:
         without images to be recognised."""
         if split == "test" and self.no_test:
             raise UsageError(self.no_test)
+        names = self.test_files if split == "test" else self.files
+        if not names:  # nor is a home needed, which some jobs do not have
+            return []
         root = data_dir if data_dir is not None else Path.home() / ".keras" / "datasets"
         found = []
-        for name in self.test_files if split == "test" else self.files:
+        for name in names:
             candidates = [root / alternative for alternative in name.split("|")]
             path = next((candidate for candidate in candidates if candidate.is_file()), None)
             if path is None:
@@ -104,6 +107,8 @@ class Dataset:
         try:
             images = self.read(files, shape, seed, split)
             _validate(images, self.num_classes)
+        except (BenchError, MemoryError):  # no fault of the files
+            raise
         except Exception as error:  # decompressors and unpicklers raise whatever a broken byte makes of them
             names = ", ".join(map(str, files))
             raise EnvironmentFault(f"data file cannot be used: {names}: {error}. Fetch it again") from error
