@@ -8,12 +8,14 @@ import os
 import resource
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 from bench import __version__, frameworks, output, provenance, run_columns
 from bench.agreement import compare
 from bench.bounds import Bounds
 from bench.clock import Clock
+from bench.errors import EnvironmentFault, gist
 from bench.evaluating import Evaluations
 from bench.evidence import Evidence, digest, project
 from bench.measure import Schedule, measure
@@ -233,8 +235,7 @@ class Rank:
         if self._rank == 0:
             log.shard.update_run(**run_columns.of_exchange(plan, trainer.all_reduce()))
             if (path := plan.config.training.save_model) is not None:
-                with replacing(path) as new:
-                    trainer.save(new)
+                _save(trainer, path)
             # Last, for it traces the model once more, for seconds where that is large.
             log.shard.update_run(**run_columns.of_arithmetic(plan, trainer.model))
 
@@ -312,6 +313,19 @@ class Rank:
             )
         if timed:
             meeting.exchange(b"")
+
+
+def _save(trainer: Trainer, path: Path) -> None:
+    """Writes the model, whole or not at all. Raises EnvironmentFault."""
+    try:
+        with replacing(path) as new:
+            trainer.save(new)
+    except OSError as error:
+        # HDF5's own words name no file of the user's and tell of its insides.
+        why = os.strerror(error.errno) if error.errno else gist(str(error))
+        raise EnvironmentFault(
+            f"--save-model {str(path)!r} cannot be written ({why}): make room, or choose another place"
+        ) from error
 
 
 def _no_proxy(hosts: set[str]) -> None:

@@ -94,7 +94,7 @@ def _perform(rank: Rank, plan: Plan, log: RankLog, *, speaks_for_itself: bool) -
     except OSError as problem:
         # What this process needs of others is told by errors of theirs: this is a file, and most likely the shard.
         status, code = "failed", int(ExitCode.ENVIRONMENT)
-        error = f"{problem.filename or plan.config.output.results_dir}: {problem.strerror or problem}"
+        error = f"{problem.filename or plan.config.output.results_dir}: {gist(problem.strerror or str(problem))}"
     except Exception as problem:
         if plan.config.output.debug:
             traceback.print_exc()

@@ -162,6 +162,16 @@ def _on_one_host(cluster: ClusterEnv) -> bool:
     return len({task.host for task in cluster.tasks}) == 1
 
 
+def _address(host: str) -> str:
+    """Of rank 0's host. Raises EnvironmentFault."""
+    try:
+        return socket.gethostbyname(host)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"rank 0's host {host!r} is not known here ({error.strerror}): enter it in DNS or in /etc/hosts"
+        ) from error
+
+
 def _gloo_settings(cluster: ClusterEnv, port: int) -> dict[str, str]:
     """What Gloo reads from the environment; the store answers at `port` of rank 0's host."""
     hosts = [task.host for task in cluster.tasks]
@@ -178,7 +188,7 @@ def _gloo_settings(cluster: ClusterEnv, port: int) -> dict[str, str]:
         "HOROVOD_CROSS_RANK": str(across.index(cluster.task.host)),
         "HOROVOD_CROSS_SIZE": str(len(across)),
         "HOROVOD_HOSTNAME": cluster.task.host,
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": _LOOPBACK if one_host else socket.gethostbyname(hosts[0]),
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": _LOOPBACK if one_host else _address(hosts[0]),
         "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
         "HOROVOD_GLOO_TIMEOUT_SECONDS": os.environ.get("HOROVOD_GLOO_TIMEOUT_SECONDS", _GLOO_TIMEOUT_S),
         **({"HOROVOD_GLOO_IFACE": "lo"} if one_host else {}),
