@@ -53,6 +53,12 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus, env: 
     mine = range(len(here)) if cluster is None else (cluster.local_rank,)
     trains = [load(config.workload.strategy).trains(task) for task in here]
     shares = [tuple(host.gpus)] * len(here) if host.own_gpus else gpus_of_each(config.machine, host.gpus, trains)
+    if gpus.misnamed and config.machine.device == "auto":
+        # To measure the CPU instead would be a surprise that nobody notices.
+        raise EnvironmentFault(
+            f"CUDA_VISIBLE_DEVICES is {gpus.misnamed!r}, which names none of the {gpus.installed} GPU(s) here: name "
+            "whole GPUs by index or UUID, not parts as MIG makes them, or measure the CPU with --device cpu"
+        )
     resources = resources_of(config.machine, num_gpus=len(shares[mine[0]]), why_no_gpu=gpus.unavailable)
     strategy = make_strategy(config, me, resources)
     _check_num_workers(config, strategy, cluster)

@@ -258,17 +258,18 @@ def _check_training(training: TrainingConfig, strategy: Strategy) -> None:
                 f"strategy {strategy.name!r} trains a model in each worker, so {flag(name)} has no one model: leave it "
                 "out, or choose mwms"
             )
-    if training.save_model is not None and strategy.cluster.rank == 0:
-        _check_writable(training.save_model)
+    for name, path in (("save_model", training.save_model), ("timeline", strategy.exchange.timeline)):
+        if path is not None and strategy.cluster.rank == 0:
+            _check_writable(flag(name), path)
 
 
-def _check_writable(path: Path) -> None:
+def _check_writable(name: str, path: Path) -> None:
     """Raises UsageError unless a file of that name can be made or replaced."""
     folder = path.parent
     if not folder.is_dir():
-        raise UsageError(f"--save-model {str(path)!r}: there is no folder {str(folder)!r}: make it first")
+        raise UsageError(f"{name} {str(path)!r}: there is no folder {str(folder)!r}: make it first")
     if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"--save-model {str(path)!r} cannot be written: choose another place")
+        raise UsageError(f"{name} {str(path)!r} cannot be written: choose another place")
 
 
 def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, num_cores: int) -> Plan:

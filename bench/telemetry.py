@@ -11,6 +11,9 @@ import pynvml
 
 from bench.measure import NanosecondClock
 
+_NONE = ("", "-1", "none", "void", "nodevfiles")
+"""By these words sites and schedulers say that no GPU may be used."""
+
 
 class Gpus:
     """The GPUs of this node that the process may use, through NVML, or the reason why there are none.
@@ -25,11 +28,16 @@ class Gpus:
         self.handles: list[Any] = []
         self.installed = 0
         """GPUs of this node, whether this process may use them or not."""
+        self.misnamed: str | None = None
+        """What CUDA_VISIBLE_DEVICES says, where that is neither that none may be used nor the name of one of them."""
         try:
             nvml.nvmlInit()
             everyone = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
             self.installed = len(everyone)
-            self.handles = self._visible(everyone, env.get("CUDA_VISIBLE_DEVICES"))
+            allowed = env.get("CUDA_VISIBLE_DEVICES")
+            self.handles = self._visible(everyone, allowed)
+            if everyone and not self.handles and allowed and allowed.split(",")[0].strip().lower() not in _NONE:
+                self.misnamed = allowed
         except nvml.NVMLError as error:
             self.unavailable = f"NVML: {error}"
             return

@@ -343,7 +343,8 @@ class Strategy(ABC):
             has = f"it has {', '.join(self.all_reduces)}" if self.all_reduces else "it has no all-reduce to choose"
             raise UsageError(f"--all-reduce {asked} is nothing for strategy {self.name!r}: {has}")
         if asked == "nccl" and self.resources.device_kind != "gpu":
-            raise UsageError("--all-reduce nccl needs NVIDIA GPUs, and this run uses the CPU: use ring or auto")
+            others = " or ".join(name for name in self.all_reduces if name != "nccl")
+            raise UsageError(f"--all-reduce nccl needs NVIDIA GPUs, and this run uses the CPU: use {others}")
         for field in fields(self.exchange):
             if field.name in (*self.knobs, "all_reduce") or getattr(self.exchange, field.name) == field.default:
                 continue

@@ -94,6 +94,21 @@ def test_gpus_are_shared_out_by_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fields("--strategy=mirrored", "--device=cpu")["device_kind"] == "cpu"
 
 
+def test_a_gpu_that_nobody_knows_is_no_reason_to_measure_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FOUR_GPUS[:2])
+
+    def kind(allowed: str, *flags: str) -> Any:
+        return plan_launch(parse(flags), None, Gpus({"CUDA_VISIBLE_DEVICES": allowed}), {}).plan.run_fields()[
+            "device_kind"
+        ]
+
+    with pytest.raises(EnvironmentFault, match=r"is 'MIG-1234-abcd', which names none of the 2 GPU.*--device cpu"):
+        kind("MIG-1234-abcd")
+    assert kind("MIG-1234-abcd", "--device=cpu") == "cpu"
+    assert [kind(allowed) for allowed in ("", "-1", "-1,0", "none", "NoDevFiles")] == ["cpu"] * 5
+    assert kind("GPU-1") == "gpu"
+
+
 @pytest.mark.parametrize(("flags", "first"), [(["--strategy=mwms"], 0), (["--strategy=ps"], 1)])
 def test_the_first_worker_that_trains_samples_every_gpu(
     monkeypatch: pytest.MonkeyPatch, flags: list[str], first: int
@@ -144,7 +159,9 @@ REFUSED = [
         UsageError,
         "it has auto, nccl, hierarchical_copy, reduction",
     ),
-    (["--strategy=mwms", "--all-reduce=nccl"], UsageError, "nccl needs NVIDIA GPUs"),
+    (["--strategy=mwms", "--all-reduce=nccl"], UsageError, "use auto or ring"),
+    (["--strategy=mirrored", "--all-reduce=nccl"], UsageError, "use auto or hierarchical_copy or reduction_to_one"),
+    (["--strategy=horovod", "--timeline=/gone/t"], UsageError, "--timeline '/gone/t': there is no folder '/gone'"),
     (["--strategy=horovod", "--devices-per-worker=2"], UsageError, "has no effect: use --num-workers 2"),
     (["--strategy=horovod", "--hierarchical-all-reduce"], UsageError, "is for GPUs with NCCL"),
     (["--strategy=horovod", "--num-workers=2", "--controller=mpi"], UsageError, "MPI started, not the local launcher"),
