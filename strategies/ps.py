@@ -15,6 +15,9 @@ from bench.errors import UsageError
 from jobs.cluster import Task
 from strategies.base import Evaluation, ExchangeConfig, Shard, Steps, Strategy, Trainer, WorkerClock, Workload
 
+_MOST_GRAPH_BYTES = (2 << 30) - (16 << 20)
+"""A protocol buffer holds 2 GiB: of images and labels, the order in which they are read, and the rest of a graph."""
+
 
 class ParameterServer(Strategy):
     """One coordinator, `--num-ps` parameter servers, and a worker for each device."""
@@ -74,9 +77,21 @@ class ParameterServer(Strategy):
     def trainer(self, workload: Workload) -> Trainer | None:
         if self.cluster.task.role != "chief":
             return None
+        _check_size(workload.data.held_bytes)
+        if workload.held_out:
+            _check_size(workload.held_out.held_bytes)
         total = self.shard().total
         ranks = [rank for rank, task in enumerate(self.cluster.tasks) if task.role == "worker"]
         return CoordinatedTrainer(self._distribution, workload, total, ranks)
+
+
+def _check_size(held_bytes: int) -> None:
+    """Raises UsageError for images that the coordinator cannot send to the workers within the graph of their input."""
+    if held_bytes > _MOST_GRAPH_BYTES:
+        raise UsageError(
+            f"images and labels take {held_bytes / 2**30:.2f} GiB, more than the 2 of a graph, in which strategy 'ps' "
+            "sends them to its workers: choose a model with smaller input, --dataset synthetic, or another strategy"
+        )
 
 
 def _serve(cluster: Any, task: dict[str, Any], resources: Any) -> Any:
