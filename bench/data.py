@@ -18,8 +18,8 @@ from tyro.conf import Positional, subcommand
 from bench import frameworks
 from bench.errors import BenchError, UsageError
 from bench.workloads.datasets import DATASETS, how_to_fetch
-from bench.workloads.records import INDEX, PARTS, Index, Part, RecordSet, describe, read_index, shards_in
-from results.command_line import complain, perform
+from bench.workloads.records import INDEX, MOST_CLASSES, PARTS, Index, Part, RecordSet, describe, read_index, shards_in
+from results.command_line import complain, flag, perform
 from results.exit_codes import ExitCode
 from results.text import printable
 
@@ -54,9 +54,9 @@ class WriteShards:
         if (self.images is None) == (self.generate is None):
             raise UsageError("give either --images, a folder, or --generate, a number of images")
         for name in ("generate", "shards", "image_size", "num_classes", "seed"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= _MOST:
-                raise UsageError(f"--{name.replace('_', '-')} is {value}: give a whole number from 1 to {_MOST}")
+            value, most = getattr(self, name), MOST_CLASSES if name == "num_classes" else _MOST
+            if value is not None and not 1 <= value <= most:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}: give a whole number from 1 to {most}")
         if self.images is not None and (self.image_size, self.num_classes) != (256, 10):
             raise UsageError("--image-size and --num-classes are of generated images: leave them out with --images")
         _load_tensorflow()
@@ -90,8 +90,10 @@ class IndexShards:
 
     def perform(self) -> int:
         """Raises BenchError."""
-        if not 0 <= self.label_offset <= _MOST or not 1 <= self.num_classes <= _MOST:
-            raise UsageError(f"--label-offset {self.label_offset} --num-classes {self.num_classes}: give whole numbers")
+        for name, least in (("label_offset", 0), ("num_classes", 1)):
+            value = getattr(self, name)
+            if not least <= value <= MOST_CLASSES:
+                raise UsageError(f"{flag(name)} is {value}: give a whole number from {least} to {MOST_CLASSES}")
         if not self.folder.is_dir():
             raise UsageError(f"data folder {str(self.folder)!r} does not exist: name that of the TFRecord files")
         files = {part: tuple(describe(path) for path in shards_in(self.folder, part)) for part in PARTS}
@@ -173,21 +175,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _load_tensorflow() -> None:
-    """Without what it logs wherever it is loaded and first used, and without GPUs. Raises EnvironmentFault."""
+    """Without GPUs, and without what it logs when it is loaded and first used. Raises EnvironmentFault."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
+    with frameworks.quietly():
         frameworks.load()
         import tensorflow as tf
 
         tf.zeros([])
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 def _show(index: Index, folder: Path) -> int:

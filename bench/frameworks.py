@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.errors import EnvironmentFault
@@ -40,12 +40,8 @@ def load() -> None:
 
 def load_quietly() -> None:
     """The same, without what TensorFlow has to say then, unless it fails."""
-    with _stderr_kept() as said:
-        try:
-            load()
-        except BaseException:
-            print(said(), file=sys.stderr)
-            raise
+    with quietly():
+        load()
 
 
 @contextmanager
@@ -72,20 +68,19 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _stderr_kept() -> Iterator[Callable[[], str]]:
-    """TensorFlow chatters while it is loaded, past Python. Yields a function that returns what it said."""
+def quietly() -> Iterator[None]:
+    """TensorFlow chatters while it is loaded and first used, past Python: what it says is shown where that fails."""
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as kept:
-
-        def said() -> str:
-            os.dup2(terminal, 2)
-            kept.seek(0)
-            return kept.read().decode(errors="replace")
-
         os.dup2(kept.fileno(), 2)
         try:
-            yield said
+            yield
+        except BaseException:
+            os.dup2(terminal, 2)
+            kept.seek(0)
+            sys.stderr.write(kept.read().decode(errors="replace"))
+            raise
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from bench import frameworks
 from bench.data import main
+from bench.errors import EnvironmentFault
 from bench.shards import Image, generated, write
 from bench.workloads.records import INDEX, read_index, shards_in
 from tests import shards
@@ -156,7 +158,13 @@ def test_fetch_says_how_and_fetches_nothing(capsys: pytest.CaptureFixture[str]) 
         (["write", "--output=out", "--images=hollow"], "class folder 'hollow/none' is empty"),
         (["index", "gone"], "data folder 'gone' does not exist"),
         (["index", "empty"], "holds no train-* files"),
-        (["index", "empty", "--num-classes=0"], "give whole numbers"),
+        (["index", "empty", "--num-classes=0"], "--num-classes is 0: give a whole number from 1 to 1048576"),
+        (
+            ["index", "empty", "--num-classes=1048577"],
+            "--num-classes is 1048577: give a whole number from 1 to",
+        ),
+        (["index", "empty", "--label-offset=1048577"], "--label-offset is 1048577: give a whole number from 0 to"),
+        (["write", "--output=out", "--generate=9", "--num-classes=1048577"], "from 1 to 1048576"),
         (["check", "empty"], "has no dataset.json"),
     ],
 )
@@ -183,6 +191,20 @@ def test_a_bad_image_is_named_and_leaves_nothing_behind(tmp_path: Path, capsys: 
         assert not list(output.iterdir())
 
 
+def test_what_tensorflow_says_is_shown_where_loading_it_fails(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def load() -> None:
+        os.write(2, b"libtensorflow.so: cannot be opened\n")
+        raise EnvironmentFault("TensorFlow cannot be loaded: install it")
+
+    monkeypatch.setattr(frameworks, "load", load)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert main(["write", "--output=out", "--generate=8"]) == 3
+    assert capfd.readouterr().err.splitlines() == [
+        "libtensorflow.so: cannot be opened",
+        "bench.data: TensorFlow cannot be loaded: install it",
+    ]
 def test_parts_that_are_written_side_by_side_are_both_indexed(tmp_path: Path) -> None:
     (image,) = generated(1, 32, shards.CLASSES, seed=1, part="train")
 

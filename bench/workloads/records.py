@@ -28,7 +28,8 @@ IMAGE, LABEL = "image/encoded", "image/class/label"
 _VERSION = 1
 _MOST_SAMPLES = (1 << 31) - 1
 """Positions of samples are 32 bits wide."""
-_MOST_CLASSES = 1 << 20
+MOST_CLASSES = 1 << 20
+"""That an index may name, and the largest label offset."""
 _UNEVEN = 1.1
 """The most records of a share of files / the fewest, beyond which the shares are too unlike."""
 _LENGTH = struct.Struct("<Q")
@@ -143,8 +144,8 @@ def _index(said: Any) -> Index:
         raise ValueError(f"version {said['version']}, not {_VERSION}")
     files = {part: tuple(_file(part, each) for each in said["files"][part]) for part in PARTS}
     index = Index(
-        num_classes=_whole_number(said["num_classes"], 1, _MOST_CLASSES),
-        label_offset=_whole_number(said["label_offset"], 0, _MOST_CLASSES),
+        num_classes=_whole_number(said["num_classes"], 1, MOST_CLASSES),
+        label_offset=_whole_number(said["label_offset"], 0, MOST_CLASSES),
         files=files,
         folder=str(said["folder"]),
         classes=tuple(str(name) for name in said["classes"]),
