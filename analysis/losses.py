@@ -31,7 +31,7 @@ def losses(one: Standing, base: Configuration) -> list[str]:
     elif one.exposed:
         known.append((one.exposed.value, f"communication that nothing hides: {percent(one.exposed)} of a step"))
     elif mine.setup["synchronous"]:
-        unknown.append(f"communication (no runs of {WITHOUT_EXCHANGE} with the same devices)")
+        unknown.append(f"communication (no runs of {WITHOUT_EXCHANGE} with the same processes and devices)")
     waited = mine.share("waited_share")
     if waited is not None and mine.setup["synchronous"]:
         known.append((waited, f"waiting for the slowest rank: {waited:.0%} of a step"))

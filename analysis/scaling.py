@@ -6,11 +6,11 @@ Every ratio names its base case and carries an interval in which both sides vary
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.configurations import Configuration
+from analysis.configurations import Configuration, differing
 from analysis.stats import Interval, ratio
 
 _SAME_WORK = (
@@ -18,6 +18,9 @@ _SAME_WORK = (
     *("phase", "optimizer", "num_batches_per_iter", "precision", "xla", "trainable_params", "preloaded"),
 )
 _SAME_HARDWARE = ("device_kind", "device_name", "cores_per_device")
+LIKE_BASE_CASE = (*_SAME_WORK, *_SAME_HARDWARE)
+"""In what a configuration equals its base case, besides the batch: what differs in these is never held together."""
+
 BASE_STRATEGY = "single"
 WITHOUT_EXCHANGE = "independent"
 
@@ -64,7 +67,12 @@ def standings(found: Sequence[Configuration]) -> list[Standing]:
         (one for one in found if one.setup["strategy"] == WITHOUT_EXCHANGE and one.samples[RATE]), _exchange_key
     )
     return [
-        _standing(one, bases.get(_base_key(one)), nodes.get(_node_key(one)), free.get(_exchange_key(one)))
+        _standing(
+            one,
+            _nearest(one, bases.get(_base_key(one), ())),
+            _nearest(one, nodes.get(_node_key(one), ())),
+            _nearest(one, free.get(_exchange_key(one), ())),
+        )
         for one in found
     ]
 
@@ -129,7 +137,7 @@ def _bus(one: Configuration) -> float | None:
 
 def _base_key(one: Configuration) -> tuple[Any, ...]:
     batch = "global_batch" if one.setup["scaling"] == "strong" else "batch_per_device"
-    return (*(one.setup[name] for name in (*_SAME_WORK, *_SAME_HARDWARE)), one.setup[batch])
+    return (*(one.setup[name] for name in LIKE_BASE_CASE), one.setup[batch])
 
 
 def _node_key(one: Configuration) -> tuple[Any, ...]:
@@ -138,12 +146,21 @@ def _node_key(one: Configuration) -> tuple[Any, ...]:
 
 
 def _exchange_key(one: Configuration) -> tuple[Any, ...]:
-    return (*_base_key(one), one.setup["num_devices"], one.setup["num_nodes"])
+    # The scaling, because the base key's batch is a device's or that of all; the processes, because one that computes
+    # for several devices spends its time otherwise than several do, exchange or none.
+    return (*_base_key(one), *(one.setup[name] for name in ("scaling", "num_processes", "num_devices", "num_nodes")))
 
 
-def _index(found: Iterable[Configuration], key: Any) -> Mapping[tuple[Any, ...], Configuration]:
-    """Key -> the configuration with the most runs."""
+def _index(
+    found: Iterable[Configuration], key: Callable[[Configuration], tuple[Any, ...]]
+) -> Mapping[tuple[Any, ...], Sequence[Configuration]]:
     held: dict[tuple[Any, ...], list[Configuration]] = defaultdict(list)
     for one in found:
         held[key(one)].append(one)
-    return {name: max(group, key=lambda one: len(one.run_ids)) for name, group in held.items()}
+    return held
+
+
+def _nearest(one: Configuration, among: Iterable[Configuration]) -> Configuration | None:
+    """The one that differs in the fewest fields (another learning rate or thread count is another base case), and of
+    several the one with the most runs."""
+    return min(among, key=lambda other: (len(differing(one.setup, other.setup)), -len(other.run_ids)), default=None)

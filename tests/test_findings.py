@@ -67,7 +67,7 @@ def test_single_runs_tell_nothing_apart(tmp_path: Path) -> None:
         WORKLOAD + "mwms and horovod cannot be told apart at 2 devices: 3,000 and 2,800 images/s, and a single run "
         "has no interval. The efficiency of mwms is below 80% already at 2 devices: 75%; base case: single x1, "
         "2,000 images/s. It cannot be told what is lost to communication (no runs of independent with the same "
-        "devices) and waiting for the slowest rank (no compute times)."
+        "processes and devices) and waiting for the slowest rank (no compute times)."
     )
 
 

@@ -148,6 +148,45 @@ def test_exposed_communication_is_what_the_exchange_adds(tmp_path: Path) -> None
     assert standing(tmp_path, strategy="ps").exposed is None  # it waits for nobody
 
 
+@pytest.mark.parametrize(
+    ("free", "mine"),
+    [
+        ({"num_processes": 2}, {"strategy": "mirrored"}),  # one process for both devices
+        # 64 images in all, 32 a device, against 64 a device
+        ({"num_processes": 2}, {"num_processes": 2, "batch_per_device": 32, "scaling": "strong"}),
+    ],
+)
+def test_other_processes_or_another_batch_show_no_exposed_communication(
+    tmp_path: Path, free: dict[str, object], mine: dict[str, object]
+) -> None:
+    add_run(tmp_path, [0.1], strategy="independent", num_devices=2, synchronous=False, **free)
+    add_run(tmp_path, [0.125], **{"strategy": "mwms", "num_devices": 2, **mine})
+    one = standing(tmp_path, strategy=mine.get("strategy", "mwms"))
+    assert (one.without_exchange, one.exposed) == (None, None)
+
+
+def test_of_several_base_cases_the_nearest_is_one(tmp_path: Path) -> None:
+    """The one with the same learning rate, though another has more runs; of two as near the one with more."""
+    for learning_rate, count, step in ((0.02, 1, 0.1), (0.01, 3, 0.2), (0.03, 2, 0.4)):
+        for _ in range(count):
+            add_run(tmp_path, [step], learning_rate=learning_rate)
+            free = {"strategy": "independent", "num_processes": 2, "num_devices": 2, "synchronous": False}
+            add_run(tmp_path, [step], learning_rate=learning_rate, **free)
+    for learning_rate in (0.02, 0.05):
+        for nodes in (1, 2):
+            sizes = {"num_nodes": nodes, "num_processes": 2 * nodes, "num_devices": 2 * nodes}
+            add_run(tmp_path, [0.25], strategy="mwms", learning_rate=learning_rate, **sizes)
+    for learning_rate, expected in ((0.02, 0.1 / 0.25), (0.05, 0.2 / 0.25)):
+        near = standing(tmp_path, strategy="mwms", num_nodes=1, learning_rate=learning_rate)
+        assert near.speedup is not None
+        assert near.speedup.value == pytest.approx(2 * expected)
+        assert near.exposed is not None
+        assert near.exposed.value == pytest.approx(1 - expected)
+        on_two = standing(tmp_path, strategy="mwms", num_nodes=2, learning_rate=learning_rate)
+        assert on_two.node_base is not None
+        assert on_two.node_base.key == near.configuration.key
+
+
 def test_forward_runs_stand_against_forward_runs_and_exchange_nothing(tmp_path: Path) -> None:
     processes = {"num_processes": 2, "num_devices": 2}
     nothing = {"optimizer": None, "learning_rate": None, "synchronous": None, "gradient_bytes": None}
