@@ -133,12 +133,12 @@ class Results:
     ) -> None:
         self._selection, self._keep, self._step_times = selection, keep, step_times
         self._roots = roots = files.directories(selection.results_dir or (RESULTS_DIR,))
-        self._days = _day("since", selection.since), _day("until", selection.until)
+        self._days = day("since", selection.since), day("until", selection.until)
         self.skipped: list[Skipped] = []
         self.tables = Tables(self._listed())
         if not self.tables.paths["runs"]:
             held = [path.parent.name[5:] for path in files.of_table(roots, "runs", None, None)]
-            raise AnalysisError(f"no run of the days that were asked for: there are some of {held[0]} to {held[-1]}")
+            raise AnalysisError(f"no run of the days that were asked for: there are some of {min(held)} to {max(held)}")
         try:
             self.runs = self._again(TABLES_OF_RUNS, self._read)
         except AnalysisError as error:
@@ -274,7 +274,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> AnalysisError:
     return AnalysisError(f"no run of {what} {name!r}.{hint} There are: {some(names, _SHOWN) or 'none'}")
 
 
-def _day(flag: str, text: str | None) -> str | None:
+def day(flag: str, text: str | None) -> str | None:
+    """A day as the folders of a store are named, YYYY-MM-DD; None where none was given. Raises AnalysisError."""
     try:
         return text and date.fromisoformat(text).isoformat()
     except ValueError:

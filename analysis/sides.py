@@ -17,7 +17,7 @@ from analysis import baselines, files
 from analysis.configurations import Configuration, configurations, differing, may_be
 from analysis.errors import AnalysisError
 from analysis.files import Skipped
-from analysis.load import Results, holding, means, unknown
+from analysis.load import Results, day, holding, means, unknown
 from analysis.options import RESULTS_DIR, Selection
 from analysis.tables import Tables
 from results.schema import COMPARABLE_FIELDS
@@ -109,8 +109,9 @@ def _fitting(runs: pd.DataFrame, selection: Selection) -> pd.DataFrame:
     for column in Selection.NAMES:
         if patterns := getattr(selection, column):
             runs = runs[[means(str(name), patterns) for name in runs[column]]]
-    day = runs["started_at"].dt.strftime("%Y-%m-%d")
-    runs = runs[(day >= (selection.since or "")) & (day <= (selection.until or "9"))].reset_index(drop=True)
+    started = runs["started_at"].dt.strftime("%Y-%m-%d")
+    since, until = day("since", selection.since) or "", day("until", selection.until) or "9"
+    runs = runs[(started >= since) & (started <= until)].reset_index(drop=True)
     return runs if selection.where is None or runs.empty else holding(Tables({}), runs, selection.where)
 
 

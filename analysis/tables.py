@@ -32,6 +32,8 @@ class Tables:
     def __init__(self, paths: Mapping[str, Sequence[Path]]) -> None:
         self.paths = paths
         self._db = duckdb.connect()
+        # DuckDB gives moments in the zone of the session, which else is this machine's; days are those of UTC.
+        self._db.execute("set TimeZone = 'UTC'")
 
     def collect(self, table: str, wanted: Mapping[str, str], without: Collection[str] = ()) -> None:
         """Makes a table of each answer to `wanted` (name -> SQL about `source`, the rows of `table`), some files at a

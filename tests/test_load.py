@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -118,6 +121,28 @@ def test_what_selects_nothing_is_one_line_with_what_there_is(
     with pytest.raises(AnalysisError, match=said) as raised:
         read(tmp_path, **selection)
     assert "\n" not in str(raised.value)
+
+
+def test_the_days_of_several_directories_are_told_from_the_first_to_the_last(tmp_path: Path) -> None:
+    for name, month in (("a", 5), ("b", 4), ("c", 6), ("d", 5)):
+        add_run(tmp_path / name, run_id=f"X{name}", started_at=datetime(2026, month, 1, tzinfo=timezone.utc))
+    with pytest.raises(AnalysisError, match="there are some of 2026-04-01 to 2026-06-01"):
+        Results(Selection(results_dir=(f"{tmp_path}/*",), since="2030-01-01"))
+
+
+def test_moments_are_in_utc_wherever_it_is_read(tmp_path: Path) -> None:
+    """DuckDB takes the zone when it is loaded, so another process reads."""
+    add_run(tmp_path / "data", started_at=datetime(2026, 5, 1, 23, tzinfo=timezone.utc))
+    script = (
+        "import sys; from pathlib import Path; from analysis import baselines; from analysis.load import Results; "
+        "from analysis.options import Selection; runs = Results(Selection(results_dir=(sys.argv[1],), "
+        "where=\"started_at >= '2026-05-01 23:00:00' and day(started_at) = 1\")).runs; "
+        "print(runs['started_at'].iloc[0]); print(baselines.save('b', runs, Path(sys.argv[2])).read_text())"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path / "data"), str(tmp_path)]
+    done = subprocess.run(words, env={**os.environ, "TZ": "Asia/Tokyo"}, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("2026-05-01 23:00:00+00:00\n")
+    assert '"started_at": "2026-05-01T23:00:00Z"' in done.stdout
 
 
 def test_several_directories_and_patterns_are_one_store(tmp_path: Path) -> None:
