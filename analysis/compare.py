@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +61,8 @@ def compare(options: Options) -> int:
             if not table.row_count:
                 raise AnalysisError(f"no configuration has {metric.name} on both sides{why_none(metric)}")
             console().print(table)
+            for line in _without(metric, first, other, pairs):
+                say(line)
         changed = changes(first.machines, other.machines)
         say(f"{first.name} -> {other.name}: {told(changed) or 'nothing that is recorded changed'}")
         if options.across:
@@ -96,6 +98,22 @@ def _table(metric: Metric, first: Side, second: Side, pairs: Pairs) -> Table:
         before, after = (metric.text(each.value().value) for each in (mine, other))
         table.add_row(escape(printable(one.title)), before, after, _told(change))
     return table
+
+
+def _without(metric: Metric, first: Side, second: Side, pairs: Pairs) -> Iterator[str]:
+    """A line for each side on which a configuration of both lacks the metric; the base case has no efficiency of its
+    own and is not told of."""
+    from analysis.metrics import EFFICIENCY
+    from analysis.samples import samples
+    from analysis.scaling import BASE_STRATEGY
+
+    known = [samples(side.configurations, metric) for side in (first, second)]
+    for pair in pairs:
+        for side, values, one in zip((first, second), known, pair, strict=True):
+            by_itself = metric.name == EFFICIENCY and pair[0].setup["strategy"] == BASE_STRATEGY
+            if pair[1] and one and one.key not in values and not by_itself:
+                why = f" ({one.failures[-1]})" if one.failures else ""
+                yield f"no {metric.name} in {side.name}: {one.title}{why}"
 
 
 def _told(change: Interval) -> str:

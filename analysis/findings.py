@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from analysis import input_bound
 from analysis.losses import losses, servers, without_base
 from analysis.metrics import number
-from analysis.scaling import BASE_STRATEGY, RATE, WITHOUT_EXCHANGE, Standing, largest_over
+from analysis.scaling import BASE_STRATEGY, LIKE_BASE_CASE, RATE, WITHOUT_EXCHANGE, Standing, largest_over
 from analysis.stats import LEVEL, corrected, ratio, runs_needed, smallest_effect, spread
 from analysis.words import base_text, count, percent, rate, short
 
@@ -29,13 +30,9 @@ _RUNS_FOR_AN_INTERVAL = 3
 def sentences(standings: Sequence[Standing], floor: float) -> list[str]:
     """A paragraph for each workload, then what waits for its input and what failed. `floor`: the efficiency that
     scaling should not fall below."""
-    workloads: dict[str, list[Standing]] = defaultdict(list)
-    for one in standings:
-        workloads[one.configuration.workload].append(one)
+    workloads = _alike([one for one in standings if one.configuration.samples[RATE]])
     said = [
-        f"{workload}: {' '.join(paragraph)}"
-        for workload, among in [*workloads.items()][:_MOST_WORKLOADS]
-        if (paragraph := _workload(among, floor))
+        f"{workload}: {' '.join(_workload(among, floor))}" for workload, among in [*workloads.items()][:_MOST_WORKLOADS]
     ]
     left = len(workloads) - _MOST_WORKLOADS
     if left > 0:
@@ -132,10 +129,23 @@ def _sample_size(measured: Sequence[Standing]) -> str | None:
     return f"{can}: runs differ by {width:.1%}, and to show {_WANTED_EFFECT:.0%}, {remedy}."
 
 
-def _workload(among: Sequence[Standing], floor: float) -> list[str]:
-    measured = [one for one in among if one.configuration.samples[RATE]]
-    if not measured:
-        return []
+def _alike(measured: Sequence[Standing]) -> dict[str, list[Standing]]:
+    """What may be compared, by workload and, where those of one workload differ in hardware or work that its name does
+    not tell, by what they differ in: one plot can show several kinds of a device, but none of them is a strategy."""
+    groups: dict[str, dict[tuple[Any, ...], list[Standing]]] = defaultdict(lambda: defaultdict(list))
+    for one in measured:
+        setup = one.configuration.setup
+        groups[one.configuration.workload][tuple(setup[name] for name in LIKE_BASE_CASE)].append(one)
+    found = {}
+    for workload, kinds in groups.items():
+        differ = [len({*column}) > 1 for column in zip(*kinds, strict=True)]
+        for values, among in kinds.items():
+            told = zip(LIKE_BASE_CASE, ("none" if value is None else value for value in values), differ, strict=True)
+            found[", ".join([workload, *(f"{name}={value}" for name, value, differs in told if differs)])] = among
+    return found
+
+
+def _workload(measured: Sequence[Standing], floor: float) -> list[str]:
     said, winner = _fastest(measured)
     if winner:
         mine = [one for one in measured if one.configuration.series == winner.configuration.series]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from analysis.configurations import Configuration
@@ -103,7 +104,7 @@ def _measure_base(one: Configuration) -> str:
         "device": setup["device_kind"],
         "cores-per-device": _whole(cores),
     }
-    flags = " ".join(f"--{name} {value}" for name, value in words.items() if value is not None)
+    flags = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in words.items() if value is not None)
     data_dir = ", with the same --data-dir" if on_files else ""
     preloaded = ", in a sweep with preload = true" if setup["preloaded"] else ""
     return f"measure it with python -m bench.run {flags}{' --xla' if setup['xla'] else ''}{data_dir}{preloaded}"

@@ -67,6 +67,35 @@ def test_only_what_is_the_same_is_compared(store: Path, capsys: pytest.CaptureFi
     assert "only in new: mwms x1 on 2 nodes: mnist_cnn on synthetic" in out
 
 
+def test_what_ran_on_both_sides_and_has_no_figure_on_one_is_told(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = {"strategy": "mwms", "num_processes": 2, "num_devices": 2}
+    for experiment in ("a", "b"):
+        measure(store, 0.1, experiment=experiment)
+    measure(store, 0.1, experiment="a", **two)
+    measure(store, 0.1, experiment="b", status="failed", error="no such host", **two)
+    title = "mwms x2: mnist_cnn on synthetic, 64 images a device, 1 core a device"
+    out = said(capsys, ["a", "b", "--metric=images_per_s"])
+    assert f"no images_per_s in b: {title} (failed: no such host)" in out
+    assert "only in" not in out
+    assert "no images_per_s in a" not in out
+    measure(store, 0.1, experiment="c")
+    measure(store, 0.1, experiment="c", time_to_accuracy_s=3.0, model="vgg16")
+    measure(store, 0.1, experiment="d", time_to_accuracy_s=3.0, model="vgg16")
+    measure(store, 0.1, experiment="d", time_to_accuracy_s=2.0)
+    out = said(capsys, ["c", "d", "--metric=time_to_accuracy_s"])
+    assert "no time_to_accuracy_s in c: single x1: mnist_cnn" in out
+    assert "no time_to_accuracy_s in d" not in out
+
+
+def test_the_base_case_has_no_efficiency_to_be_missed(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for experiment in ("a", "b"):
+        measure(store, 0.1, experiment=experiment)
+        measure(store, 0.1, experiment=experiment, strategy="mirrored", num_devices=2)
+    assert "no efficiency in" not in said(capsys, ["a", "b", "--metric=efficiency"])
+
+
 def test_what_may_not_be_pooled_is_not(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     measure(store, 0.1, experiment="old")
     for name in ("B", "C"):

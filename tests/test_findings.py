@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,27 @@ def test_the_base_case_has_the_same_data_and_training(
     assert words.endswith(f"--cores-per-device 1{end}")
     found = parse(words.removesuffix(end).split()).as_dict()
     assert {name: found[name] for name in asked} == asked
+
+
+def test_unlike_hardware_or_work_is_no_contest_and_is_told_apart(tmp_path: Path) -> None:
+    runs(tmp_path, "single", 1, [1000, 1001], device_name="B CPU")
+    runs(tmp_path, "mwms", 2, [1900, 1901], device_name="B CPU")
+    runs(tmp_path, "single", 1, [100, 101], cache="disk")
+    runs(tmp_path, "horovod", 2, [170, 171], cache="disk", status="ok")
+    runs(tmp_path, "horovod", 2, [1], cache="none", status="failed", error="x")
+    workload = WORKLOAD.removesuffix(": ")
+    one, other, _ = sentences(compared(tmp_path), 0.8)
+    assert one.startswith(f"{workload}, cache=memory, device_name=B CPU: mwms x2 trains 1,900 images/s; no other")
+    assert "base case: single x1, 1,000 images/s" in one
+    assert other.startswith(f"{workload}, cache=disk, device_name=A CPU: horovod x2 trains 170.5 images/s; no other")
+
+
+def test_the_words_of_a_store_stand_quoted_in_a_command(tmp_path: Path) -> None:
+    runs(tmp_path, "mwms", 2, [3000], model="vgg16; rm -r x", precision="$(x)")
+    (sentence,) = sentences(compared(tmp_path), 0.8)
+    words = shlex.split(sentence.partition("python -m bench.run ")[2].removesuffix("."))
+    assert words[words.index("--model") + 1] == "vgg16; rm -r x"
+    assert "--precision '$(x)'" in sentence
 
 
 def test_failures_are_counted_by_strategy_with_the_commonest_error(tmp_path: Path) -> None:
