@@ -32,7 +32,8 @@ TEXT_COLUMNS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Find where a metric changed over time. Exit 1 when the newest segment of a configuration is worse than the last.
+    """Find where a metric changed over time. Exit 1 when the newest segment of a configuration is worse than the
+    one before it, or when all its runs failed since.
 
     A point is what one experiment measured on one day (UTC), however many runs that were.
     """
@@ -64,7 +65,7 @@ def history(options: Options) -> int:
     write(found, metric, [HEADINGS, *(cells(trend, metric) for trend in found)], lines, path)
     print(f"Plots: {path.resolve()}")
     damaged = name_skipped(PROG, results.skipped)
-    return ExitCode.REGRESSION if any(trend.worse for trend in found) else damaged
+    return ExitCode.REGRESSION if any(trend.worse or trend.failed_since for trend in found) else damaged
 
 
 def told(found: Sequence[Trend], metric: Metric) -> list[str]:
@@ -91,8 +92,9 @@ def told(found: Sequence[Trend], metric: Metric) -> list[str]:
 def cells(trend: Trend, metric: Metric) -> tuple[str, ...]:
     """A trend as text, in the order of HEADINGS."""
     last = trend.changes[-1] if trend.changes else None
+    level = "too short" if trend.too_short else "steady" if last is None else "worse" if last.worse else "better"
     return (
-        "too short" if trend.too_short else "steady" if last is None else "worse" if last.worse else "better",
+        f"failed since {trend.failed_since:%Y-%m-%d}" if trend.failed_since else level,
         printable(trend.configuration.title),
         str(len(trend.points)),
         metric.text(trend.levels[-1]),
@@ -108,13 +110,14 @@ def _table(found: Sequence[Trend], metric: Metric) -> Table:
         table.add_column(heading, justify="left" if index < TEXT_COLUMNS else "right")
     for trend in found:
         newest, *rest = cells(trend, metric)
-        style = {"worse": "bold red", "better": "green"}.get(newest, "default")
+        style = {"worse": "bold red", "better": "green"}.get(newest, "bold red" if trend.failed_since else "default")
         table.add_row(f"[{style}]{newest}[/]", *map(escape, rest))
     return table
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command line and returns its exit code: 0 steady or better, 1 worse, 2 usage, 3 files were left out."""
+    """Runs the command line and returns its exit code: 0 steady or better, 1 worse or failing since, 2 usage, 3 files
+    were left out."""
     return perform(PROG, Options, argv, history)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 
 import pandas as pd
 
 from analysis.changepoints import MIN_SEGMENT, change_points
-from analysis.configurations import Configuration, configurations, in_order, told_apart
+from analysis.configurations import Configuration, configurations, in_order, may_be, told_apart
 from analysis.metrics import Metric
 from analysis.provenance import changes
 from analysis.samples import samples
@@ -54,6 +54,8 @@ class Trend:
     levels: Sequence[float]
     """Typical value of each segment."""
     changes: Sequence[Change]
+    failed_since: datetime | None = None
+    """The first night after the last point in which all of its runs failed."""
 
     @property
     def too_short(self) -> bool:
@@ -70,17 +72,25 @@ def trends(runs: pd.DataFrame, metric: Metric) -> list[Trend]:
     """The trend of every configuration that has the metric, in the order of `configurations`."""
     points: dict[str, list[Point]] = {}
     newest: dict[str, Configuration] = {}
+    failed_since: dict[str, datetime] = {}
     for night in _nights(runs):
         found = configurations(night)
         values = samples(found, metric)
+        started, experiment = night["started_at"].iloc[0].to_pydatetime(), str(night["experiment"].iloc[0])
+        ran = {one.key for one in found if one.run_ids}
+        failed_since = {key: since for key, since in failed_since.items() if key not in ran}
+        for failed in (one for one in found if not one.run_ids):
+            # What a run that failed early was to be is not all known: it may have been any of these.
+            for key in (each.key for each in newest.values() if each.key not in ran and may_be(failed, each)):
+                failed_since.setdefault(key, started)
         for one in found:
             if one.key in values:
                 newest[one.key] = one
-                started, experiment = night["started_at"].iloc[0], str(night["experiment"].iloc[0])
-                points.setdefault(one.key, []).append(
-                    Point(started.to_pydatetime(), experiment, values[one.key].value(), one.machines)
-                )
-    return [_trend(one, points[one.key], metric) for one in in_order(told_apart(newest.values()))]
+                points.setdefault(one.key, []).append(Point(started, experiment, values[one.key].value(), one.machines))
+    return [
+        replace(_trend(one, points[one.key], metric), failed_since=failed_since.get(one.key))
+        for one in in_order(told_apart(newest.values()))
+    ]
 
 
 def _nights(runs: pd.DataFrame) -> Iterable[pd.DataFrame]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,49 @@ def test_the_command_tells_and_draws_and_exits(
     page = (tmp_path / "out" / "history.html").read_text()
     assert "single x1: mnist_cnn on synthetic" in page
     assert out.splitlines()[-1] == f"Plots: {tmp_path}/out/history.html"
+
+
+def test_nights_in_which_all_failed_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nights(tmp_path / "data", [0.1] * 9, status=["ok"] * 3 + ["failed"] * 2 + ["ok"] * 2 + ["failed"] * 2, error="x")
+    nights(tmp_path / "data", [0.1] * 9, model="vgg16")
+    failing, fine = found(tmp_path / "data")
+    assert failing.failed_since == START + timedelta(days=7)
+    assert (len(failing.points), failing.worse) == (5, False)
+    assert fine.failed_since is None
+    assert main([f"--results-dir={tmp_path}/data", f"--output={tmp_path}/out"]) == 1
+    assert "failed since 2026-05-08" in capsys.readouterr().out
+    assert "failed since 2026-05-08" in (tmp_path / "out" / "history.html").read_text()
+
+
+def test_a_run_that_failed_before_its_device_was_known_may_have_been_any(tmp_path: Path) -> None:
+    nights(tmp_path, [0.1] * 2)
+    nights(tmp_path, [0.1] * 2, num_batches_per_iter=20)
+    add_run(
+        tmp_path,
+        started_at=START + timedelta(days=2),
+        status="failed",
+        error="x",
+        device_name=None,
+        cores_per_device=None,
+    )
+    failing, other = found(tmp_path)
+    assert failing.failed_since == START + timedelta(days=2)
+    assert other.failed_since is None
+
+
+def test_days_are_those_of_utc(tmp_path: Path) -> None:
+    """In Tokyo the second run is of the next day."""
+    add_run(tmp_path, [0.1], started_at=datetime(2026, 5, 1, 1, tzinfo=timezone.utc))
+    add_run(tmp_path, [0.1], started_at=datetime(2026, 5, 1, 23, tzinfo=timezone.utc))
+    script = (
+        "import sys; from analysis.load import Results; from analysis.metrics import METRICS; "
+        "from analysis.options import Selection; from analysis.trends import trends; "
+        "(one,) = trends(Results(Selection(results_dir=(sys.argv[1],))).runs, METRICS['images_per_s']); "
+        "print([f'{point.started_at:%Y-%m-%d}' for point in one.points])"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(words, env={**os.environ, "TZ": "Asia/Tokyo"}, capture_output=True, text=True, check=True)
+    assert done.stdout == "['2026-05-01']\n"
 
 
 def test_bad_questions_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
