@@ -23,9 +23,12 @@ def points(said: Sequence[str]) -> list[str]:
 
 
 def inert(text: object) -> str:
-    """For a line or a cell: no word of a store is markup."""
+    """For a line or a cell: no word of a store is markup, and none a link or calls a person."""
     escaped = re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", printable(text))
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # GitHub makes links of bare addresses, and names of what follows an @, even where these signs are entities: only
+    # what stands between them helps, here a space of no width.
+    return re.sub(r"(?<=@)|(?<=:)(?=//)|(?<=www)(?=\.)", "&#8203;", escaped, flags=re.IGNORECASE)
 
 
 def publish(text: str) -> None:

@@ -50,9 +50,7 @@ def table(gate: Gate) -> Table:
     title = escape(printable(f"{gate.candidate} against {gate.baseline}, threshold {gate.threshold:.3g}"))
     made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in HEADINGS[:-1]:
-        made.add_column(
-            heading, justify="right" if heading in ("baseline", "candidate", "change", "interval") else "left"
-        )
+        made.add_column(heading, justify="right" if heading in _NUMBERS else "left")
     for line in in_order(gate):
         verdict, *rest, _ = cells(line)
         made.add_row(f"[{_STYLES[line.verdict]}]{verdict}[/]", *map(escape, rest))

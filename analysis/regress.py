@@ -15,8 +15,10 @@ from analysis.command import console, name_skipped, say
 from analysis.errors import AnalysisError
 from analysis.options import Selection, Words
 from results.command_line import perform
+from results.writing import replacing
 
 PROG = "analysis.regress"
+_THRESHOLD = "5%"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,8 @@ class Options:
     """What it is held against: the same, or the name of a saved baseline."""
     metric: Words = ()
     """A figure to judge, images_per_s without any; a wrong name lists all."""
-    threshold: Annotated[str, arg(metavar="SHARE")] = "5%"
-    """Changes smaller than this are no regression: 5%, or 0.05."""
+    threshold: Annotated[str | None, arg(metavar="SHARE")] = None
+    """Changes smaller than this are no regression: 10%, or 0.1. None is 5%."""
     across: Words = ()
     """A field in which configurations may differ and still be compared: device_name, ..."""
     save_baseline: str | None = None
@@ -51,13 +53,16 @@ class Options:
 
 def regress(options: Options) -> int:
     """Does what the options say and returns the exit code."""
-    threshold = _share(options.threshold)
+    threshold = _share(_THRESHOLD if options.threshold is None else options.threshold)
     if options.save_baseline is not None:
         return _save(options)
     if options.baseline is None:
         raise AnalysisError("give --baseline, what the candidate is held against, or --save-baseline NAME")
     if options.baseline == options.candidate:
         raise AnalysisError(f"--baseline and --candidate are both {options.baseline!r}: name different runs")
+    for flag, path in (("json", options.json), ("junit", options.junit)):
+        if path and not path.parent.is_dir():  # said before the work, not after it
+            raise AnalysisError(f"--{flag} is {str(path)!r}: there is no folder {str(path.parent)!r}, make it first")
     from analysis import markdown, outputs, sides
     from analysis.gate import gate
     from analysis.scaling import RATE
@@ -67,14 +72,14 @@ def regress(options: Options) -> int:
     loaded = sides.load(names, options.selection, options.baselines_dir, metrics=metrics)
     name_skipped(PROG, loaded.skipped)
     found = gate(loaded, metrics, threshold, options.across)
+    for path, text in ((options.json, outputs.json_text), (options.junit, outputs.junit_text)):
+        if path:
+            with replacing(path) as new:
+                new.write_text(text(found), encoding="utf-8")
     console().print(outputs.table(found))
     for note in outputs.notes(found):
         print(f"  {note}")
     print(outputs.summary(found))
-    if options.json:
-        options.json.write_text(outputs.json_text(found))
-    if options.junit:
-        options.junit.write_text(outputs.junit_text(found))
     if options.markdown:
         markdown.publish(outputs.markdown_text(found))
     return found.exit_code
@@ -84,7 +89,7 @@ def _save(options: Options) -> int:
     from analysis import baselines, sides
     from analysis.words import count
 
-    for flag in ("baseline", "metric", "across", "json", "junit", "markdown"):
+    for flag in ("baseline", "metric", "threshold", "across", "json", "junit", "markdown"):
         if getattr(options, flag):
             raise AnalysisError(f"--save-baseline stores what --candidate names and judges nothing: leave out --{flag}")
     loaded = sides.load((options.candidate,), options.selection, options.baselines_dir)

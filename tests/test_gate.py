@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from analysis.markdown import inert
 from analysis.metrics import METRICS
 from analysis.regress import main
 from analysis.samples import Samples
@@ -233,6 +234,35 @@ def test_a_baseline_is_saved_read_and_small(store: Path, capsys: pytest.CaptureF
     assert f"has schema {SCHEMA_VERSION + 1}; this TrainScale knows" in capsys.readouterr().err
 
 
+def test_days_select_runs_of_a_baseline_as_those_of_a_store(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--candidate=before", "--save-baseline=good"]) == 0
+    words = ["--baseline=baseline:good", "--candidate=baseline:good-too"]
+    Path("results/baselines/good-too.json").write_text(Path("results/baselines/good.json").read_text())
+    capsys.readouterr()
+    for flag, given in (("since", "2026-5-1"), ("until", "yesterday")):
+        assert main([*words, f"--{flag}={given}"]) == 2
+        assert f"--{flag} is '{given}': give a day as YYYY-MM-DD" in capsys.readouterr().err
+    assert main([*words, "--since=2026-05-02"]) == 2
+    assert "no run of 'baseline:good' fits" in capsys.readouterr().err
+
+
+def test_a_planted_link_is_replaced_and_not_written_through(store: Path, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.write_text("mine")
+    for name in ("gate.json", "gate.xml"):
+        Path(name).symlink_to(private)
+    assert main(["--baseline=before", "--candidate=same", "--json=gate.json", "--junit=gate.xml"]) == 0
+    assert private.read_text() == "mine"
+    assert not Path("gate.json").is_symlink()
+    assert json.loads(Path("gate.json").read_text())["exit_code"] == 0
+
+
+def test_no_address_and_no_name_of_a_store_is_live_in_markdown() -> None:
+    gap = "&#8203;"
+    assert inert("see https://x.org, WWW.y.org or @me") == f"see https:{gap}//x.org, WWW{gap}.y.org or @{gap}me"
+    assert inert("images/s: 3 & 4") == "images/s: 3 &amp; 4"
+
+
 def test_a_baseline_of_an_earlier_schema_meets_the_runs_of_today(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -329,6 +359,12 @@ def test_a_store_of_damaged_files_alone_is_an_environment_error(
         (["--candidate=same", "--baseline=before", "--save-baseline=x"], "leave out --baseline"),
         (["--candidate=same", "--save-baseline=../x"], "a name of letters"),
         (["--candidate=same", "--save-baseline=x", "--metric=efficiency"], "leave out --metric"),
+        (["--candidate=same", "--save-baseline=x", "--threshold=50%"], "leave out --threshold"),
+        (
+            ["--candidate=same", "--baseline=x", "--json=no/gate.json"],
+            "--json is 'no/gate.json': there is no folder 'no'",
+        ),
+        (["--candidate=same", "--baseline=x", "--junit=no/gate.xml"], "--junit is 'no/gate.xml': there is no folder"),
         (["--candidate=same", "--baseline=label:l"], "share run"),
         ([], "--candidate"),
     ],
