@@ -96,6 +96,19 @@ def test_the_table_sorts_by_a_heading_with_mouse_and_keyboard(page: Page) -> Non
     assert heading.get_attribute("aria-sort") is None
 
 
+def test_words_among_numbers_are_sorted_last_either_way(browser: Browser, tmp_path: Path) -> None:
+    for model, reached in (("mnist_cnn", None), ("vgg16_cifar", 3.0), ("lenet5", 20.0)):
+        add_run(tmp_path / "data", model=model, epochs=3, target_accuracy=0.9, time_to_accuracy_s=reached)
+    page = browser.new_page(offline=True)
+    page.goto(write(tmp_path / "data").as_uri())
+    heads = page.locator("#results th").all_inner_texts()
+    place = heads.index("time to accuracy")
+    for wanted in (["3 s to 0.9", "20 s to 0.9"], ["20 s to 0.9", "3 s to 0.9"]):
+        page.locator("#results th").nth(place).get_by_role("button").click()
+        assert column(page, place + 1) == [*wanted, "0.9 not reached"]
+    page.close()
+
+
 def test_the_table_filters_by_words(page: Page) -> None:
     page.get_by_label("Filter").fill("VGG mwms")
     assert column(page, 2) == ["mwms"]

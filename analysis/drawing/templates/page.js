@@ -150,21 +150,24 @@ const body = results.tBodies[0];
 const heads = [...results.tHead.rows[0].cells];
 const shown = document.getElementById("shown");
 
-function compare(a, b, column, sign) {
+function compare(a, b, column, sign, unknown) {
   const [left, right] = [a.cells[column], b.cells[column]];
   const [x, y] = [left.dataset.value, right.dataset.value];
   // What is unknown comes last either way.
-  const unknown = cell => cell.dataset.value === undefined && /^(-|failed)$/.test(cell.textContent);
   if (unknown(left) || unknown(right)) return unknown(left) - unknown(right);
   if (x !== undefined && y !== undefined) return sign * (Number(x) - Number(y));
   return sign * left.textContent.localeCompare(right.textContent, undefined, {numeric: true});
 }
 
 heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+  const cells = [...body.rows].map(row => row.cells[column]);
+  // Among numbers words such as "failed" or "0.9 not reached" stand for none.
+  const numbers = cells.some(cell => cell.dataset.value !== undefined);
+  const unknown = cell => cell.dataset.value === undefined && (numbers || cell.textContent === "-");
   const ascending = head.getAttribute("aria-sort") !== "ascending";
   heads.forEach(each => each.removeAttribute("aria-sort"));
   head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
-  body.append(...[...body.rows].sort((a, b) => compare(a, b, column, ascending ? 1 : -1)));
+  body.append(...[...body.rows].sort((a, b) => compare(a, b, column, ascending ? 1 : -1, unknown)));
 }));
 
 document.getElementById("filter").addEventListener("input", event => {
