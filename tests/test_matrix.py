@@ -9,6 +9,14 @@ from jobs.matrix import Configuration, Run, Sweep, benchmark_words, load
 from results.command_line import Refused
 from tests.benchmark import ROOT
 
+MARKED = {
+    "# cores_per_device = 16": "cores_per_device = 16",
+    "tasks_per_node = 1": "tasks_per_node = 4",
+    ' { strategy = "independent", nodes = 1 },': "",
+    ' { strategy = ["independent", "mwms"], nodes = 1 },': "",
+}
+"""What docs/cluster.md says to change in a sweep for nodes of four GPUs."""
+
 SHIPPED = sorted((ROOT / "jobs" / "sweeps").glob("*.toml"))
 
 
@@ -163,3 +171,19 @@ def test_every_shipped_sweep_holds_valid_commands(path: Path, tmp_path: Path) ->
     assert len(sweep.configurations) > 1
     for run in sweep.runs():
         parse(benchmark_words(run, "x", tmp_path)[2:])
+
+
+@pytest.mark.parametrize("name", ["weak_scaling", "strong_scaling", "regression", "strategies"])
+def test_on_nodes_of_four_gpus_every_run_has_a_base_case_and_one_without_exchange(name: str, tmp_path: Path) -> None:
+    text = (ROOT / "jobs" / "sweeps" / f"{name}.toml").read_text()
+    for marked, instead in MARKED.items():
+        text = text.replace(marked, instead)
+    found = load(sweep_file(tmp_path, text)).configurations
+    assert {each.flags["cores_per_device"] for each in found} == {16}
+    free, mwms = (
+        {(each.flags["model"], each.nodes, each.tasks_per_node) for each in found if each.flags["strategy"] == strategy}
+        for strategy in ("independent", "mwms")
+    )
+    if name != "strong_scaling":  # which has no `independent`
+        assert free == mwms
+        assert {tasks for *_, tasks in free} == {4}  # it trains one device a process
