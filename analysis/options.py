@@ -33,6 +33,7 @@ class Selection:
     """Only runs that started on this day (UTC) or earlier."""
     where: str | None = None
     """Only runs for which this DuckDB expression over the columns of a run and its figures is true, for example
-    "num_devices >= 8 and images_per_s > 1000"."""
+    "num_devices >= 8 and images_per_s > 1000". provenance, config and null_reasons are not among them; of the first,
+    machine is the part that reports show, as JSON: "machine->>'hostname' = 'node07'"."""
 
     NAMES = ("experiment", "label", "strategy", "model")

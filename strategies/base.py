@@ -25,7 +25,7 @@ class ExchangeConfig:
     """How gradients are exchanged."""
 
     all_reduce: AllReduce = "auto"
-    """Collective of mirrored, mwms and central; auto leaves it to TensorFlow."""
+    """Collective of mirrored, mwms, central and horovod; auto leaves it to TensorFlow or Horovod."""
     parameter_device: str = "CPU:0"
     """Where central keeps the weights: CPU:0, or one of the devices that compute, such as GPU:0."""
     num_ps: int | None = None

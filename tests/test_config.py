@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from bench.config import RunConfig, parse
 from bench.errors import UsageError
 from bench.workloads import MODELS
 from bench.workloads.datasets import DATASETS
-from strategies import STRATEGIES
+from strategies import STRATEGIES, load
 from strategies.base import OF_GRADIENTS, ExchangeConfig
 
 
@@ -128,6 +129,9 @@ def test_help_is_grouped_and_states_every_default_and_every_valid_name(capsys: p
         parse(["--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    takers = [name for name in STRATEGIES if len(load(name).all_reduces) > 1]
+    (said,) = re.findall(r"Collective of (.*?); auto", text)
+    assert said == f"{', '.join(takers[:-1])} and {takers[-1]}"
     for group in ("workload options", "training options", "measure options", "machine options", "output options"):
         assert group in text
     for name in [*MODELS, *DATASETS, *STRATEGIES]:

@@ -205,6 +205,8 @@ def test_what_tensorflow_says_is_shown_where_loading_it_fails(
         "libtensorflow.so: cannot be opened",
         "bench.data: TensorFlow cannot be loaded: install it",
     ]
+
+
 def test_parts_that_are_written_side_by_side_are_both_indexed(tmp_path: Path) -> None:
     (image,) = generated(1, 32, shards.CLASSES, seed=1, part="train")
 

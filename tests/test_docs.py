@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.scaling import LIKE_BASE_CASE
 from analysis.table import HEADINGS
 from bench import max_batch
 from bench.workloads.optimizers import OPTIMIZERS
@@ -129,6 +130,16 @@ def test_flags_and_names_in_the_docs_exist() -> None:
     (row,) = re.findall(r"^\| `--optimizer` \|(.*)\|$", README, re.M)
     assert {*re.findall(r"`(\w+)`", row)} >= {*OPTIMIZERS}
     assert all(f"`{name}`" in README for name in SETS)
+
+
+def test_the_base_case_is_explained_by_all_that_it_has_in_common() -> None:
+    words = {"image_size": "image size", "num_classes": "classes", "dataset": "data", "data_digest": "data"}
+    words |= {"classes": "part of it", "num_train_samples": "part of it", "trainable_params": "--freeze"}
+    words |= {"num_batches_per_iter": "--num-batches-per-iter", "xla": "--xla"}
+    words |= {"device_kind": "device", "device_name": "device", "cores_per_device": "cores per device"}
+    (row,) = re.findall(r"^\| base case, T\(1\) \|(.*)\|$", (ROOT / "docs" / "metrics.md").read_text(), re.M)
+    for name in LIKE_BASE_CASE:
+        assert re.search(rf"(?<![\w-]){words.get(name, name)}", row), name
 
 
 def test_columns_named_in_the_docs_exist() -> None:
