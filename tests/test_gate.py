@@ -246,17 +246,6 @@ def test_days_select_runs_of_a_baseline_as_those_of_a_store(store: Path, capsys:
     assert "no run of 'baseline:good' fits" in capsys.readouterr().err
 
 
-def test_a_planted_link_is_replaced_and_not_written_through(store: Path, tmp_path: Path) -> None:
-    private = tmp_path / "private"
-    private.write_text("mine")
-    for name in ("gate.json", "gate.xml"):
-        Path(name).symlink_to(private)
-    assert main(["--baseline=before", "--candidate=same", "--json=gate.json", "--junit=gate.xml"]) == 0
-    assert private.read_text() == "mine"
-    assert not Path("gate.json").is_symlink()
-    assert json.loads(Path("gate.json").read_text())["exit_code"] == 0
-
-
 def test_no_address_and_no_name_of_a_store_is_live_in_markdown() -> None:
     gap = "&#8203;"
     assert inert("see https://x.org, WWW.y.org or @me") == f"see https:{gap}//x.org, WWW{gap}.y.org or @{gap}me"
