@@ -124,3 +124,19 @@ def test_temporary_names_cannot_be_foreseen(tmp_path: Path) -> None:
             new.write_text("x")
     assert len(names) == 5
     assert all(len(name) == len(".0123456789abcdef.txt") for name in names)
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/stdout", "/dev/none"])
+def test_nothing_in_dev_is_replaced(path: str) -> None:
+    there = {name: os.lstat(f"/dev/{name}").st_ino for name in ("null", "stdout")}
+    with pytest.raises(OSError, match="is no file that could be replaced"), replacing(Path(path)):
+        pass
+    assert there == {name: os.lstat(f"/dev/{name}").st_ino for name in there}
+    assert not Path("/dev/none").exists()
+
+
+def test_no_pipe_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is no file that could be replaced"), replacing(tmp_path / "pipe"):
+        pass
+    assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
