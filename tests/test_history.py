@@ -115,7 +115,6 @@ def test_a_run_that_failed_before_its_device_was_known_may_have_been_any(tmp_pat
         status="failed",
         error="x",
         device_name=None,
-        cores_per_device=None,
     )
     failing, other = found(tmp_path)
     assert failing.failed_since == START + timedelta(days=2)
