@@ -227,6 +227,8 @@ def _verdict(
             return waited, stopped, row["rank"] not in killed, row["rank"] != ending.first_failed
 
         bad = min(failed, key=blame)
+        if bad["rank"] in ending.stopped:  # a bound of the framework passed, before ours or where ours is longer
+            return _late(failed, ending, done)
         missed = sorted(filter(_missed_another, failed), key=lambda row: row["rank"] != ending.first_failed)
         if blame(bad)[0] and missed:
             bad = missed[0]

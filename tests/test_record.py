@@ -138,10 +138,12 @@ def test_who_is_stopped_is_to_blame_for_what_the_others_waited_for() -> None:
     )
     assert [(row["status"], row["exit_code"]) for row in tables["ranks"]] == [("timeout", 124), ("lost", 124)]
     assert [row.get("stacks") for row in tables["ranks"]] == ["in exchange", None]
-    # Where the others notice by themselves, no bound passes.
-    noticed = rank(0, status="failed", exit_code=4, phase="timed", error="heartbeat")
-    tables = ended(noticed, stopped, ending=Ending(exit_codes={0: 4, 1: -9}, first_failed=0, told=[1], stopped=[1]))
-    assert verdict(tables) == ("lost", 4, 1, "timed")
+    # Where the others notice by themselves, a bound of the framework has passed.
+    for status in ("failed", "interrupted"):
+        noticed = rank(0, status=status, exit_code=4, phase="timed", error="heartbeat")
+        tables = ended(noticed, stopped, ending=Ending(exit_codes={0: 4, 1: -9}, first_failed=0, told=[1], stopped=[1]))
+        assert verdict(tables) == ("timeout", 124, 1, "timed")
+        assert tables["runs"][0]["error"].startswith("a rank made no progress in time: rank 1 (h1) is stopped")
 
 
 def test_who_is_behind_the_others_is_to_blame_that_they_wait() -> None:
