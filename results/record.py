@@ -71,7 +71,7 @@ class Ending:
             seen["stacks"] = self.stacks[rank]
         if code == 0 and said.get("status") == "ok":
             return seen  # it ended just as its time was up
-        if rank in self.overdue:
+        if rank in self.overdue or rank in self.stopped:
             seen["exit_code"] = int(ExitCode.TIMEOUT)
         if rank in self.stopped:
             return seen | {"status": "lost", "error": "is stopped (SIGSTOP, or a debugger) and did not go on"}
@@ -227,7 +227,7 @@ def _verdict(
             return waited, stopped, row["rank"] not in killed, row["rank"] != ending.first_failed
 
         bad = min(failed, key=blame)
-        if bad["rank"] in ending.stopped:  # a bound of the framework passed, before ours or where ours is longer
+        if bad.get("exit_code") == ExitCode.TIMEOUT:  # stopped; the framework's bound passed before ours
             return _late(failed, ending, done)
         missed = sorted(filter(_missed_another, failed), key=lambda row: row["rank"] != ending.first_failed)
         if blame(bad)[0] and missed:

@@ -144,6 +144,7 @@ def test_who_is_stopped_is_to_blame_for_what_the_others_waited_for() -> None:
         tables = ended(noticed, stopped, ending=Ending(exit_codes={0: 4, 1: -9}, first_failed=0, told=[1], stopped=[1]))
         assert verdict(tables) == ("timeout", 124, 1, "timed")
         assert tables["runs"][0]["error"].startswith("a rank made no progress in time: rank 1 (h1) is stopped")
+        assert tables["ranks"][1]["exit_code"] == 124  # by which rank 0's launcher knows of one on another host
 
 
 def test_who_is_behind_the_others_is_to_blame_that_they_wait() -> None:
