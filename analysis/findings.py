@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from analysis import input_bound
+from analysis.configurations import words
 from analysis.losses import losses, servers, without_base
 from analysis.metrics import number
 from analysis.scaling import BASE_STRATEGY, LIKE_BASE_CASE, RATE, WITHOUT_EXCHANGE, Standing, largest_over
@@ -138,10 +139,9 @@ def _alike(measured: Sequence[Standing]) -> dict[str, list[Standing]]:
         groups[one.configuration.workload][tuple(setup[name] for name in LIKE_BASE_CASE)].append(one)
     found = {}
     for workload, kinds in groups.items():
-        differ = [len({*column}) > 1 for column in zip(*kinds, strict=True)]
-        for values, among in kinds.items():
-            told = zip(LIKE_BASE_CASE, ("none" if value is None else value for value in values), differ, strict=True)
-            found[", ".join([workload, *(f"{name}={value}" for name, value, differs in told if differs)])] = among
+        differ = [name for name, *values in zip(LIKE_BASE_CASE, *kinds, strict=True) if len({*values}) > 1]
+        for among in kinds.values():
+            found[", ".join([workload, *words(among[0].configuration.setup, differ)])] = among
     return found
 
 
