@@ -14,14 +14,9 @@ WIDTH = 140
 """Columns of a table in a log file: the 80 that are usual there would cut it."""
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # rich would exit with 1
-
-
 def console() -> Console:
     """Where tables are printed."""
-    made = _Console()
+    made = Console()
     if not made.is_terminal:
         made.width = WIDTH
     return made

@@ -37,7 +37,7 @@ from bench.telemetry import Gpus
 from jobs import launchers, mpi
 from jobs.cluster import ClusterEnv, ClusterError
 from jobs.rendezvous import Rendezvous
-from results.command_line import Refused, complain, parse
+from results.command_line import Refused, complain, outliving_readers, parse
 from results.exit_codes import ExitCode
 from strategies import horovod
 
@@ -277,11 +277,16 @@ def main(argv: Sequence[str]) -> int:
     if cluster.rank and len(reports) < cluster.size:
         print(f"bench.doctor: rank {cluster.rank}: {joint[0].found}: {joint[0].remedy}", file=sys.stderr)
     if cluster.rank == 0:
-        print("\n".join(lines(reports, joint)))
-    if cluster.rank == 0 and options.json:
-        told = {"nodes": [{"rank": rank, **asdict(each)} for rank, each in enumerate(reports)], "exit_code": int(code)}
-        print(json.dumps(told | {"together": [asdict(each) for each in joint], "differences": differences(reports)}))
+        with outliving_readers():
+            print("\n".join(lines(reports, joint)))
+            if options.json:
+                print(_as_json(reports, joint, code))
     return int(code)
+
+
+def _as_json(reports: Sequence[Report], joint: Sequence[Check], code: int) -> str:
+    told = {"nodes": [{"rank": rank, **asdict(each)} for rank, each in enumerate(reports)], "exit_code": int(code)}
+    return json.dumps(told | {"together": [asdict(each) for each in joint], "differences": differences(reports)})
 
 
 if __name__ == "__main__":

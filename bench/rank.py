@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from bench.evidence import Evidence, digest, project
 from bench.measure import Schedule, measure
 from bench.plan import Plan
 from bench.ranklog import RankLog
-from bench.stopping import stop_on_signals
 from bench.telemetry import Gpus, ProcessSampler, Sampler
 from bench.workloads import workload
 from jobs import mpi
@@ -65,10 +65,10 @@ class Rank:
         self._schedule: Schedule
         self._num_samples = self._num_test_samples = 0
 
-    def train(self) -> None:
-        """From the rendezvous to the end of the last iteration. Raises whatever goes wrong."""
+    def train(self, listen: Callable[[], None]) -> None:
+        """From the rendezvous to the end of the last iteration. Raises whatever goes wrong. `listen`: see
+        `bench.stopping.stoppable`."""
         log, strategy = self._log, self._plan.strategy
-        stop_on_signals()
         log.enter("import")
         forked = frameworks.preloaded()
         frameworks.load()
@@ -85,7 +85,7 @@ class Rank:
         _no_proxy({task.host for task in meeting.cluster.tasks})
         strategy.connect(meeting.exchange)
         meeting.settle()
-        stop_on_signals()  # MultiWorkerMirroredStrategy replaces the handler by one that ignores SIGTERM
+        listen()  # MultiWorkerMirroredStrategy replaces the handler by one that ignores SIGTERM
         sampler = self._start_sampler()
         try:
             log.enter("build")

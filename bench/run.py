@@ -18,7 +18,7 @@ from bench.errors import BenchError, UsageError
 from jobs import launchers
 from jobs.cluster import LAUNCHER_PID, SWEEP_PID, ClusterEnv, ClusterError
 from jobs.launch import die_with_launcher
-from results.command_line import complain
+from results.command_line import complain, outliving_readers
 from results.exit_codes import ExitCode
 from results.store import StoreError
 
@@ -66,7 +66,8 @@ def _run(argv: Sequence[str]) -> int:
     gpus = Gpus(os.environ)
     launch_plan = plan_launch(config, cluster, gpus, os.environ)
     if config.output.dry_run:
-        show(launch_plan, argv)
+        with outliving_readers():
+            show(launch_plan, argv)
         return 0
     in_fork = partial(main, argv) if frameworks.preloaded() else None
     return supervise(launch_plan, argv, os.environ, gpus, in_fork=in_fork)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 _AGAIN_S = 0.01
@@ -17,12 +19,16 @@ class Stopped(BaseException):
         self.signum = signum
 
 
-def stop_on_signals() -> None:
-    """Makes SIGTERM and SIGINT raise Stopped in this process, once."""
+@contextlib.contextmanager
+def stoppable() -> Iterator[Callable[[], None]]:
+    """What runs here ends with Stopped, once, when SIGTERM or SIGINT comes; after it they change nothing, so that they
+    cut off no last words. Gives what listens to them anew, for after a library has taken them away."""
+    heard: list[int] = []
 
     def stop(signum: int, _frame: FrameType | None) -> None:
         # Once: a batch system signals every process, and then this one's launcher does so too.
-        ignore_signals()
+        _ignore_signals()
+        heard.append(signum)
         raise Stopped(signum)
 
     def again(unraisable: sys.UnraisableHookArgs) -> None:
@@ -34,12 +40,23 @@ def stop_on_signals() -> None:
         signal.signal(signal.SIGALRM, lambda *_: stop(problem.signum, None))
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
 
-    sys.unraisablehook = again
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, stop)
+    def listen() -> None:
+        sys.unraisablehook = again
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, stop)
+
+    listen()
+    try:
+        yield listen
+    except Exception as problem:
+        # It came while an extension was raising an error of its own, which then makes a third of the two.
+        if heard:
+            raise Stopped(heard[0]) from problem
+        raise
+    finally:
+        _ignore_signals()
 
 
-def ignore_signals() -> None:
-    """Those that come from here on change nothing."""
+def _ignore_signals() -> None:
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(signum, signal.SIG_IGN)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -183,8 +183,22 @@ def verify(options: Options, console: Console) -> int:
         console.print(_table(found))
         for line in explain([(load(case.strategy).name, finding) for case, finding in found]):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    finally:  # a reader that has gone, or a full disk, leaves what was found in the other place
+    finally:  # a full disk leaves what was found in the other place
+        unkept = _keep(store, verification_id, started_at, rows)
+    return _exit_code(found, options) or unkept
+
+
+def _keep(store: Store, verification_id: str, started_at: datetime, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Stores what was found; the exit code that says whether that could be done."""
+    try:
         store.commit(verification_id, started_at, {"verifications": rows})
+    except OSError as error:
+        why = f"results directory {str(store.root)!r} cannot be written ({error.strerror or error})"
+        return command_line.complain(PROG, f"{why}: only what is printed is known; mend it", ExitCode.ENVIRONMENT)
+    return ExitCode.OK
+
+
+def _exit_code(found: Sequence[tuple[Case, Finding]], options: Options) -> int:
     verdicts = {finding.verdict for _, finding in found}
     if "failed" in verdicts:
         return ExitCode.WORKLOAD

@@ -22,7 +22,7 @@ from bench.lifecycle import RUN_ID
 from bench.plan import Plan, in_roles, make_strategy, resolve, resources_of
 from bench.rank import Rank
 from bench.ranklog import RankLog
-from bench.stopping import Stopped, ignore_signals
+from bench.stopping import Stopped, stoppable
 from bench.telemetry import Gpus
 from jobs import watchdog
 from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, SCRATCH, STARTED_NS, ClusterEnv, ClusterError
@@ -78,10 +78,8 @@ def _perform(rank: Rank, plan: Plan, log: RankLog, *, speaks_for_itself: bool) -
     """Trains, writes down how it ended, and returns the exit code."""
     status, code, error = "ok", 0, None
     try:
-        try:
-            rank.train()
-        finally:
-            ignore_signals()  # they would cut off the last words
+        with stoppable() as listen:
+            rank.train(listen)
     except PeerLate as problem:
         status, code = "timeout", problem.exit_code
         error = f"{problem}; --rendezvous-timeout waits longer"

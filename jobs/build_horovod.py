@@ -103,7 +103,7 @@ def settings(env: Mapping[str, str], mpi: Mpi | None) -> dict[str, str]:
 
 
 def cache_folder(env: Mapping[str, str], tensorflow: str, mpi: Mpi | None, chosen: Mapping[str, str]) -> Path:
-    """Where the wheel for this TensorFlow, Python, MPI, platform and settings is kept."""
+    """Where the wheel for this TensorFlow, Python, MPI, platform and settings is kept; raises CannotBuild."""
     recipe = repr((sorted(chosen.items()), _MENDED, "" if mpi is None or mpi.bundled else str(mpi.prefix)))
     key = "-".join(
         (
@@ -114,7 +114,10 @@ def cache_folder(env: Mapping[str, str], tensorflow: str, mpi: Mpi | None, chose
             hashlib.sha256(recipe.encode()).hexdigest()[:8],
         )
     )
-    caches = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        caches = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise CannotBuild("this user has no home folder to keep the wheel in: set XDG_CACHE_HOME") from None
     return caches / "trainscale" / f"horovod-{VERSION}" / key
 
 

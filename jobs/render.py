@@ -64,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
         )
     except Refused as error:
         return command_line.complain("jobs.render", error, error.exit_code)
-    print(text, end="")
+    with command_line.outliving_readers():
+        print(text, end="")
     return 0
 
 

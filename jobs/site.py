@@ -13,6 +13,7 @@ Flags of the command line win; those that may be given several times are added.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ class Site:
 def profile_words(argv: Sequence[str]) -> list[str]:
     """The flags of the site's profile: of the file that --site names, else of PROFILE, if it exists. Raises Refused."""
     named = value_of(argv, "site")
-    path = Path(named) if named else PROFILE.expanduser()
+    path = Path(named or os.path.expanduser(PROFILE))  # noqa: PTH111 (pathlib's raises for a user without a home)
     if named is None and not path.exists():
         return []
     known = [each.name for each in dataclasses.fields(Site)]

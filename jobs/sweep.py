@@ -233,22 +233,26 @@ def describe(runs: Sequence[Run], options: Options, argv: Sequence[str]) -> None
             print(f"\n{submission.script(group, name)}", end="")
 
 
+def _perform(argv: Sequence[str], console: Console) -> int:
+    options = command_line.parse(Options, "python -m jobs.sweep", [*profile_words(argv), *argv])
+    sweep = load(options.file)
+    if options.dry_run:
+        describe(to_do(sweep, options), options, argv)
+        return ExitCode.OK
+    store = Store(options.results_dir)
+    store.prepare()
+    with lock.held(store.open_sweep_lock(options.name), f"experiment {options.name!r}", print):
+        runs = to_do(sweep, options)
+        if options.submit:
+            return submit_all(runs, options, argv, console)
+        return run_all(runs, sweep, options, console)
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit code: 0 all ran, 2 usage, 3 Slurm, 4 a run failed, 130 interrupted."""
-    console = Console()
     try:
-        options = command_line.parse(Options, "python -m jobs.sweep", [*profile_words(argv), *argv])
-        sweep = load(options.file)
-        if options.dry_run:
-            describe(to_do(sweep, options), options, argv)
-            return ExitCode.OK
-        store = Store(options.results_dir)
-        store.prepare()
-        with lock.held(store.open_sweep_lock(options.name), f"experiment {options.name!r}", print):
-            runs = to_do(sweep, options)
-            if options.submit:
-                return submit_all(runs, options, argv, console)
-            return run_all(runs, sweep, options, console)
+        with command_line.outliving_readers():
+            return _perform(argv, Console())
     except (Refused, SlurmFault, StoreError, RunnerDied) as error:
         return command_line.complain("jobs.sweep", error, error.exit_code)
     except OSError as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,20 +58,48 @@ def perform(prog: str, options: type[T], argv: Sequence[str], work: Callable[[T]
     `work` loads what is slow to load, so that --help and a mistyped flag are answered before.
     """
     try:
-        code = work(parse(options, f"python -m {prog}", argv))
-        sys.stdout.flush()  # here a reader that has gone can be met
-        return code
+        with outliving_readers():
+            return work(parse(options, f"python -m {prog}", argv))
     except (Refused, StoreError) as error:
         return complain(prog, error, error.exit_code)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough ('| head'); what is still buffered must not raise again at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except OSError as error:
         where = f" {str(error.filename)!r}" if error.filename is not None else ""
         return complain(prog, f"cannot read or write{where}: {error.strerror or error}", ExitCode.USAGE)
     except KeyboardInterrupt:
         return complain(prog, "interrupted", ExitCode.SIGINT)
+
+
+@contextlib.contextmanager
+def outliving_readers() -> Iterator[None]:
+    """Here a reader of standard output who has seen enough ('| head', '| grep -q'), or a terminal that is gone, changes
+    nothing: what nobody hears is dropped, and the work goes on to its end and its exit code."""
+    said = sys.stdout
+    try:
+        number = said.fileno()
+    except (AttributeError, OSError):  # closed from the start, or a test listens
+        yield
+        return
+    said.flush()
+    buffer = io.BufferedWriter(_Output(number, "wb", closefd=False))
+    sys.stdout = io.TextIOWrapper(buffer, said.encoding, said.errors, line_buffering=said.isatty())
+    try:
+        yield
+    finally:
+        outlived, sys.stdout = sys.stdout, said
+        outlived.close()
+
+
+class _Output(io.FileIO):
+    """A descriptor that takes everything, for as long as it is open."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
 
 
 def complain(prog: str, error: object, code: int) -> int:

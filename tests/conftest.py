@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def benchmark(tmp_path: Path) -> Benchmark:
     """`bench.run` with results in a folder of the test's own."""
     return Benchmark(tmp_path / "data")
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user of whom the machine knows nothing but a number, as in some containers."""
+
+    def unknown(uid: int) -> pwd.struct_passwd:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)

@@ -57,6 +57,12 @@ def test_the_wheel_is_kept_apart_for_all_that_it_depends_on(monkeypatch: pytest.
     assert kept not in others
 
 
+def test_a_user_without_a_home_is_told_what_to_set(homeless: None) -> None:
+    assert cache_folder({"XDG_CACHE_HOME": "/caches"}, "2.21.0", None, {}).is_relative_to("/caches")
+    with pytest.raises(CannotBuild, match="XDG_CACHE_HOME"):
+        cache_folder({}, "2.21.0", None, {})
+
+
 def test_a_missing_compiler_is_named_with_its_package(tmp_path: Path) -> None:
     program(tmp_path, "make")
     with pytest.raises(CannotBuild) as caught:

@@ -141,12 +141,10 @@ def test_what_is_no_fault_of_a_file_is_not_blamed_on_it(problem: Exception) -> N
     assert caught.value is problem
 
 
-def test_images_without_files_need_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", homeless)
+def test_images_without_files_need_no_home(homeless: None) -> None:
     assert DATASETS["synthetic"].find(None) == []
+    with pytest.raises(UsageError, match=r"no home folder .*--data-dir"):
+        DATASETS["mnist"].find(None)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "labels", "keys"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,7 @@ def test_a_file_that_has_no_name_is_told_on_one_line(monkeypatch: pytest.MonkeyP
     ended: dict[str, Any] = {}
     log: Any = SimpleNamespace(end=lambda **how: ended.update(how) or True, phase="timed")
     one: Any = SimpleNamespace(train=fails)
-    monkeypatch.setattr(worker, "ignore_signals", lambda: None)
+    monkeypatch.setattr(worker, "stoppable", nullcontext)
     plan: Any = SimpleNamespace(config=parse(["--results-dir=kept"]))
     assert worker._perform(one, plan, log, speaks_for_itself=False) == 3
     assert ended["error"] == "kept: Can't synchronously write data (file write failed: time = Sun Nov 22 22:31:13 2026"

@@ -199,6 +199,10 @@ def test_a_bad_site_profile_is_one_line(
     assert message in line
 
 
+def test_a_user_without_a_home_has_no_profile(homeless: None) -> None:
+    assert profile_words([]) == []
+
+
 def test_the_profile_at_home_is_read_unless_another_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.site.PROFILE", tmp_path / "site.toml")
     assert profile_words([]) == []

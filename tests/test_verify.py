@@ -14,23 +14,27 @@ from bench.equivalence import Finding
 from results.store import Store
 
 
+@pytest.mark.parametrize(("verdict", "code"), [("ok", 3), ("failed", 4)])
 def test_what_was_found_is_printed_though_it_cannot_be_stored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verdict: str, code: int
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "verifications.parquet")
 
     monkeypatch.setattr(verify, "prepare", lambda: None)
-    monkeypatch.setattr(verify, "examine", lambda *_: Finding(verdict="ok", steps=8))
+    monkeypatch.setattr(verify, "examine", lambda *_: Finding(verdict=verdict, steps=8, updates=8))
     monkeypatch.setattr(verify, "_row", lambda *_: {})
     monkeypatch.setattr(Store, "commit", full)
-    assert verify.main(["--strategies=mwms", "--devices=2", f"--results-dir={tmp_path}"]) == 2
+    assert verify.main(["--strategies=mwms", "--devices=2", f"--results-dir={tmp_path}"]) == code
     said = capsys.readouterr()
-    assert [line.split()[:3] for line in said.out.splitlines() if " ok" in line] == [
+    assert [line.split()[:3] for line in said.out.splitlines() if f" {verdict}" in line] == [
         ["single", "1", "8"],
         ["mwms", "2", "8"],
     ]
-    assert said.err == "bench.verify: cannot read or write 'verifications.parquet': No space left on device\n"
+    assert said.err == (
+        f"bench.verify: results directory '{tmp_path}' cannot be written (No space left on device): only what is "
+        "printed is known; mend it\n"
+    )
 
 
 def test_no_number_of_devices_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,7 +87,7 @@ class Dataset:
         names = self.test_files if split == "test" else self.files
         if not names:  # nor is a home needed, which some jobs do not have
             return []
-        root = data_dir if data_dir is not None else Path.home() / ".keras" / "datasets"
+        root = data_dir if data_dir is not None else _kept_by_keras()
         found = []
         for name in names:
             candidates = [root / alternative for alternative in name.split("|")]
@@ -113,6 +113,13 @@ class Dataset:
             names = ", ".join(map(str, files))
             raise EnvironmentFault(f"data file cannot be used: {names}: {error}. Fetch it again") from error
         return images
+
+
+def _kept_by_keras() -> Path:
+    try:
+        return Path.home() / ".keras" / "datasets"
+    except RuntimeError:  # a container's user of whom it knows nothing but a number
+        raise UsageError("this user has no home folder to look for data files in: name theirs, --data-dir") from None
 
 
 def _validate(images: Images, num_classes: int) -> None:

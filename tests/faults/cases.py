@@ -215,7 +215,7 @@ def _unlike() -> Iterator[Case]:
     longer = "--num-iters=300"
     for strategy, flags, writers in (("mirrored", (*MIRRORED, longer), 1), ("mwms", MWMS, 2), ("ps", PS, 1)):
         yield Case(
-            fault="the time of day jumps by an hour",
+            fault="the time of day jumps by an hour, time and again",
             strategy=strategy,
             flags=flags,
             outside=outside.clock_is_set,

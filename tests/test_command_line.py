@@ -1,0 +1,47 @@
+"""What every command does about a reader that goes away."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.benchmark import ROOT
+
+TALKS = """
+import sys
+from dataclasses import dataclass
+from rich.console import Console
+from results.command_line import perform
+
+@dataclass(frozen=True)
+class Options:
+    "Talks."
+
+def work(options):
+    for _ in range(1000):
+        print("x" * 1000)
+        Console().print("y" * 1000)
+    print("done", file=sys.stderr)
+    return 5
+
+sys.exit(perform("talks", Options, [], work))
+"""
+
+
+def talk(redirection: str) -> subprocess.CompletedProcess[str]:
+    words = ["bash", "-c", f'set -o pipefail; "$0" -c "$1" {redirection}', sys.executable, TALKS]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_reader_that_has_seen_enough_changes_neither_the_work_nor_its_exit_code() -> None:
+    """As of a gate in `| grep -q`: to stop at the first line that nobody reads would turn its verdict into another."""
+    for redirection in ("| head -1", "| true", ">&-"):
+        done = talk(redirection)
+        assert (done.returncode, done.stderr) == (5, "done\n"), redirection
+    assert talk("| head -1").stdout == "x" * 1000 + "\n"
+
+
+def test_output_that_a_full_disk_does_not_take_is_an_error() -> None:
+    done = talk(">/dev/full")
+    assert done.returncode == 2
+    assert done.stderr == "talks: cannot read or write: No space left on device\n"
