@@ -233,7 +233,7 @@ TELEMETRY = (
 VERIFICATIONS = (
     Column("verification_id", "string", "unique, sorts by start time: one call of bench.verify"),
     Column("verified_at", "timestamp", "UTC"),
-    Column("strategy", "string", ""),
+    Column("strategy", "string", "single twice: the second time other threads round, to show how far that goes"),
     Column("model", "string", ""),
     Column("image_size", "int64", "height and width of the images [pixels]"),
     Column("num_classes", "int64", "classes that the model tells apart"),

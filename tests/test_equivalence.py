@@ -34,10 +34,15 @@ def rank(part: slice = slice(None), **changed: Any) -> dict[str, Any]:
 
 
 def finding(*ranks: dict[str, Any], workers: int | None = None) -> Finding:
-    return compare(ranks, REFERENCE, asynchronous_workers=workers, learning_rate=RATE)
+    return compare(ranks, REFERENCE, AGAIN, asynchronous_workers=workers, learning_rate=RATE)
 
 
-REFERENCE = compare([rank()], None, asynchronous_workers=None, learning_rate=RATE)
+def single(reference: Finding | None, **changed: Any) -> Finding:
+    return compare([rank(**changed)], reference, None, asynchronous_workers=None, learning_rate=RATE)
+
+
+REFERENCE = single(None)
+AGAIN = single(REFERENCE)
 HALVES = (slice(0, 6), slice(6, 12))
 
 
@@ -45,7 +50,7 @@ def test_the_reference_trains_every_sample_once() -> None:
     assert (REFERENCE.verdict, REFERENCE.samples_ok, REFERENCE.steps) == ("ok", True, STEPS)
     twice = SAMPLES.copy()
     twice[3, 4] = twice[5, 6]
-    bad = compare([rank(samples=twice)], None, asynchronous_workers=None, learning_rate=RATE)
+    bad = single(None, samples=twice)
     assert (bad.verdict, bad.reason) == ("failed", "a sample was trained again before all others were")
 
 
@@ -53,9 +58,9 @@ def test_a_second_pass_trains_every_sample_again() -> None:
     """The first may end within a step."""
     order = sample_order(50, 1, SAMPLES.size).reshape(SAMPLES.shape)
     passes = {"samples": order, "num_samples": np.array(50)}
-    assert compare([rank(**passes)], None, asynchronous_workers=None, learning_rate=RATE).verdict == "ok"
+    assert single(None, **passes).verdict == "ok"
     order[7, 11] = order[5, 0]
-    assert compare([rank(**passes)], None, asynchronous_workers=None, learning_rate=RATE).samples_ok is False
+    assert single(None, **passes).samples_ok is False
 
 
 def test_ranks_that_share_the_global_batches_are_the_same_training() -> None:
@@ -91,6 +96,28 @@ def test_what_differs_is_named(ranks: list[dict[str, Any]], reason: str) -> None
     found = finding(*ranks)
     assert found.verdict == "failed"
     assert reason in str(found.reason)
+
+
+def test_what_rounding_does_to_single_itself_is_allowed_to_others_tensor_by_tensor() -> None:
+    def rounded(by: float) -> dict[str, Any]:
+        return {"weights_0": WEIGHTS["weights_0"] * np.float32(1 + by)}
+
+    again = single(REFERENCE, **rounded(1e-3))
+    assert (again.verdict, again.max_weight_difference) == ("ok", pytest.approx(1e-3, rel=1e-3))
+    assert "or 10 times what that tensor" in next(iter(explain([("single", REFERENCE), ("single", again)])))
+
+    def verdict(**changed: Any) -> str:
+        ranks = [rank(**changed)]
+        return compare(ranks, REFERENCE, again, asynchronous_workers=None, learning_rate=RATE).verdict
+
+    assert verdict(**rounded(9e-3)) == "ok"
+    assert verdict(**rounded(11e-3)) == "failed"
+    assert verdict(weights_1=np.full(3, 1e-4, np.float32)) == "failed"
+
+
+@pytest.mark.parametrize("changed", [{"losses": LOSSES * 1.1}, {"weights_0": WEIGHTS["weights_0"] * np.nan}])
+def test_a_single_that_does_not_repeat_itself_has_failed(changed: dict[str, Any]) -> None:
+    assert single(REFERENCE, **changed).verdict == "failed"
 
 
 def test_a_run_that_saw_itself_fail_keeps_its_own_reason() -> None:
