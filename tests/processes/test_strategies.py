@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from results.schema import RANKS, RUNS
-from tests.benchmark import Benchmark, last_json, null
+from tests.benchmark import SEVERAL_S, Benchmark, last_json, null, run_all
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 
 # strategy, flags, devices, ranks that train, processes, the collective that the traced step must hold
 TABLE: list[tuple[str, list[str], int, list[int], int, str | None]] = [
@@ -111,26 +111,35 @@ def check_iterations(iters: pd.DataFrame, training: list[int], *, served: bool) 
         assert mine["loss"].between(1.0, 4.0).all()
 
 
-def losses(benchmark: Benchmark) -> pd.Series:
-    """Mean loss of each iteration over all ranks: with equal shares, that of the global batches."""
-    return benchmark.table("iters").groupby("iter")["loss"].mean()
+DATASETS = ("digits", "synthetic")
+PLACES = {
+    "single": ["--strategy=single"],
+    "mirrored": ["--strategy=mirrored", "--devices-per-worker=2"],
+    "mwms": ["--strategy=mwms", "--num-workers=2"],
+}
 
 
-@pytest.mark.parametrize("dataset", ["digits", "synthetic"])
-def test_synchronous_strategies_compute_the_same_training(benchmark: Benchmark, dataset: str) -> None:
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], pd.Series]:
+    """(place, data set) -> loss of each step over all ranks: with equal shares, that of the global batches."""
+    root = tmp_path_factory.mktemp("same")
+    made = {(place, dataset): Benchmark(root / place / dataset) for place in PLACES for dataset in DATASETS}
+    steps = ["--num-warmup-batches=1", "--num-batches-per-iter=1", "--num-iters=5", "--global-batch-size=24"]
+    run_all(
+        [
+            [*PLACES[place], *steps, "--device=cpu", f"--dataset={dataset}", f"--results-dir={run.results}"]
+            for (place, dataset), run in made.items()
+        ]
+    )
+    return {which: run.table("iters").groupby("iter")["loss"].mean() for which, run in made.items()}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_synchronous_strategies_compute_the_same_training(
+    losses: dict[tuple[str, str], pd.Series], dataset: str
+) -> None:
     """Six SGD steps on the same global batches give the same losses, however many devices share them."""
-    found = {}
-    for name, flags in {
-        "single": ["--strategy=single"],
-        "mirrored": ["--strategy=mirrored", "--devices-per-worker=2"],
-        "mwms": ["--strategy=mwms", "--num-workers=2"],
-    }.items():
-        other = Benchmark(benchmark.results / name)
-        steps = ["--num-warmup-batches=1", "--num-batches-per-iter=1", "--num-iters=5", "--batch-size=None"]
-        done = other.run(*flags, *steps, "--global-batch-size=24", f"--dataset={dataset}")
-        assert done.returncode == 0, done.stderr
-        found[name] = losses(other)
-    assert len(found["single"]) == 6
-    assert found["single"].nunique() == 6
-    for name in ("mirrored", "mwms"):
-        assert np.allclose(found[name], found["single"], rtol=1e-5), (name, found[name] / found["single"] - 1)
+    single = losses["single", dataset]
+    assert len(single) == single.nunique() == 6
+    for place in PLACES:
+        assert np.allclose(losses[place, dataset], single, rtol=1e-5), (place, losses[place, dataset] / single - 1)
