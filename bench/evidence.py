@@ -29,12 +29,18 @@ def project(weights: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float6
     return np.array([part @ np.cos(np.arange(part.size) % 1000) for part in flat])
 
 
+def distance(one: Sequence[npt.NDArray[np.float32]], other: Sequence[npt.NDArray[np.float32]]) -> float:
+    """Norm of the difference of two sets of weights of the same shapes, over all of them."""
+    pairs = zip(one, other, strict=True)
+    return float(np.linalg.norm([np.linalg.norm(np.subtract(a, b, dtype=np.float64)) for a, b in pairs]))
+
+
 @dataclass
 class Evidence:
     """One rank's. Steps are in the order in which they were read."""
 
-    before: npt.NDArray[np.float64]
-    """[weights]: `project` of the initial weights."""
+    before: Sequence[npt.NDArray[np.float32]]
+    """The initial weights."""
     losses: list[npt.NDArray[np.float32]] = field(default_factory=list)
     samples: list[npt.NDArray[np.int32]] = field(default_factory=list)
     projections: list[npt.NDArray[np.float32]] = field(default_factory=list)
@@ -55,8 +61,8 @@ class Evidence:
         self, folder: Path, rank: int, *, num_samples: int, updates: int, weights: Sequence[npt.NDArray[np.float32]]
     ) -> None:
         """Writes losses [steps], samples [steps, images], num_samples [] that there are, updates [], weights_0,
-        weights_1, ... of one replica, and projected [weights]: changes of the weights, the sum of all gradients and the
-        sum of their sizes."""
+        weights_1, ... of one replica, moved [], the norm of all that training changed in them, and projected [weights]:
+        changes of the weights, the sum of all gradients and the sum of their sizes."""
         folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {f"weights_{index}": weight for index, weight in enumerate(weights)}
         with replacing(folder / f"rank-{rank:05d}.npz") as new:
@@ -66,7 +72,8 @@ class Evidence:
                 samples=np.concatenate(self.samples),
                 num_samples=num_samples,
                 updates=updates,
-                changes=project(weights) - self.before,
+                moved=distance(weights, self.before),
+                changes=project(weights) - project(self.before),
                 gradients=np.concatenate(self.projections).sum(axis=0, dtype=np.float64),
                 gradient_sizes=np.abs(np.concatenate(self.projections)).sum(axis=0, dtype=np.float64),
                 **arrays,

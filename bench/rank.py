@@ -18,7 +18,7 @@ from bench.bounds import Bounds
 from bench.clock import Clock
 from bench.errors import EnvironmentFault, gist
 from bench.evaluating import Evaluations
-from bench.evidence import Evidence, digest, project
+from bench.evidence import Evidence, digest
 from bench.measure import Schedule, measure
 from bench.plan import Plan
 from bench.ranklog import RankLog
@@ -179,7 +179,7 @@ class Rank:
 
         timed = itertools.count()
         folder = plan.config.output.evidence
-        evidence = Evidence(project(trainer.weights(0))) if folder else None
+        evidence = Evidence(trainer.weights(0)) if folder else None
 
         evaluations = Evaluations(
             plan,

@@ -6,7 +6,6 @@ devices, each run in processes of its own. Losses, weights and samples are compa
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import tempfile
@@ -85,21 +84,14 @@ class Case:
 
     strategy: str
     devices: int
-    threads: int | None = None
-    """Threads of an operation, where they are not left to the run: kernels then divide their work, and round,
-    otherwise."""
-
-    @property
-    def name(self) -> str:
-        """The strategy, and what is unlike its other runs."""
-        plural = "s" if self.threads != 1 else ""
-        return self.strategy if self.threads is None else f"{self.strategy}, {self.threads} thread{plural}"
 
     def flags(self, options: Options, scratch: Path) -> list[str]:
         """The `bench.run` arguments."""
         one_process, synchronous = load(self.strategy).one_process, load(self.strategy).synchronous
         # What is not synchronous is asked whether its loss falls, which a few steps don't show.
         steps = options.steps if synchronous else 4 * options.steps
+        # Workers that take turns are seen to learn when a turn is short: one after the other they come in its order.
+        in_a_call = steps - 1 if synchronous else 1
         return [
             f"--strategy={self.strategy}",
             f"--{'devices-per-worker' if one_process else 'num-workers'}={self.devices}",
@@ -110,11 +102,10 @@ class Case:
             *([f"--data-dir={options.data_dir}"] if options.data_dir else []),
             f"--seed={options.seed}",
             f"--device={options.device}",
-            *([f"--intra-op-threads={self.threads}"] if self.threads else []),
             f"--global-batch-size={options.global_batch_size}",
             "--num-warmup-batches=1",
-            f"--num-batches-per-iter={steps - 1}",
-            "--num-iters=1",
+            f"--num-batches-per-iter={in_a_call}",
+            f"--num-iters={(steps - 1) // in_a_call}",
             "--telemetry-period=0",
             f"--evidence={scratch / 'evidence'}",
             f"--results-dir={scratch / 'data'}",
@@ -122,9 +113,8 @@ class Case:
 
 
 def cases(options: Options) -> Iterator[Case]:
-    """The reference first, once more with another number of threads, then every strategy on every number of devices."""
+    """The reference first, then every strategy on every number of devices."""
     yield Case(REFERENCE, 1)
-    yield Case(REFERENCE, 1, threads=1 if len(os.sched_getaffinity(0)) > 1 else 2)
     for name in options.strategies or STRATEGIES:
         strategy = load(name)
         if not strategy.one_model:
@@ -137,8 +127,8 @@ def cases(options: Options) -> Iterator[Case]:
             yield from (Case(strategy.name, count) for count in options.devices)
 
 
-def examine(case: Case, options: Options, found: Sequence[Finding]) -> Finding:
-    """Makes a run and compares it with the first two of those that were `found`, the reference's."""
+def examine(case: Case, options: Options, reference: Finding | None) -> Finding:
+    """Makes a run and compares it with the reference's finding, which is None for the reference itself."""
     from bench.equivalence import Finding, compare
     from bench.evidence import Evidence
     from bench.workloads.optimizers import OPTIMIZERS
@@ -156,13 +146,7 @@ def examine(case: Case, options: Options, found: Sequence[Finding]) -> Finding:
     if not ranks:
         return Finding(verdict="failed", reason=said)
     workers = case.devices if not load(case.strategy).synchronous else None
-    finding = compare(
-        ranks,
-        found[0] if found else None,
-        found[1] if found[1:] else None,
-        asynchronous_workers=workers,
-        learning_rate=OPTIMIZERS["sgd"].learning_rate,
-    )
+    finding = compare(ranks, reference, asynchronous_workers=workers, learning_rate=OPTIMIZERS["sgd"].learning_rate)
     # A run that fails after its training has seen itself what is wrong: replicas that end differently.
     return finding if code == 0 else finding.failed(said, digests_ok="not averaged" not in said)
 
@@ -192,8 +176,8 @@ def verify(options: Options, console: Console) -> int:
     started_at = datetime.now(timezone.utc)
     found: list[tuple[Case, Finding]] = []
     for case in todo:
-        console.print(f"{case.name} x{case.devices} ...", end="\r") if console.is_terminal else None
-        found.append((case, examine(case, options, [finding for _, finding in found])))
+        console.print(f"{case.strategy} x{case.devices} ...", end="\r") if console.is_terminal else None
+        found.append((case, examine(case, options, found[0][1] if found else None)))
     verification_id = new_run_id(started_at)
     made = {"verification_id": verification_id, "verified_at": started_at}
     rows = [{**made, **_row(options, spec, case, finding)} for case, finding in found]
@@ -249,7 +233,7 @@ def _table(found: Sequence[tuple[Case, Finding]]) -> Table:
     for heading in ("strategy", "devices", "steps", "max loss difference", "weights", "samples", "replicas", "verdict"):
         table.add_column(heading, justify="left" if heading in ("strategy", "verdict") else "right")
     for case, finding in found:
-        table.add_row(case.name, str(case.devices), *finding.cells())
+        table.add_row(case.strategy, str(case.devices), *finding.cells())
     return table
 
 

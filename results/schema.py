@@ -233,7 +233,7 @@ TELEMETRY = (
 VERIFICATIONS = (
     Column("verification_id", "string", "unique, sorts by start time: one call of bench.verify"),
     Column("verified_at", "timestamp", "UTC"),
-    Column("strategy", "string", "single twice: the second time other threads round, to show how far that goes"),
+    Column("strategy", "string", ""),
     Column("model", "string", ""),
     Column("image_size", "int64", "height and width of the images [pixels]"),
     Column("num_classes", "int64", "classes that the model tells apart"),
@@ -245,6 +245,7 @@ VERIFICATIONS = (
     Column("reason", "string", "what differs, or why it did not run; null when ok"),
     Column("max_loss_difference", "float64", "largest relative difference from single's loss of a step"),
     Column("max_weight_difference", "float64", "largest difference from single's weights / tensor's largest weight"),
+    Column("weight_difference", "float64", "norm of the distance from single's weights / of the way that single took"),
     Column("samples_ok", "bool", "every global batch was trained, each sample once"),
     Column("digests_ok", "bool", "all replicas ended with the same weights, bit for bit"),
     Column("updates", "int64", "times the weights were changed; null where workers change them at once"),
