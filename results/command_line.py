@@ -81,7 +81,8 @@ def outliving_readers() -> Iterator[None]:
         return
     said.flush()
     buffer = io.BufferedWriter(_Output(number, "wb", closefd=False))
-    sys.stdout = io.TextIOWrapper(buffer, said.encoding, said.errors, line_buffering=said.isatty())
+    at_once = said.isatty() or getattr(said, "write_through", False)  # python -u
+    sys.stdout = io.TextIOWrapper(buffer, said.encoding, said.errors, line_buffering=at_once)
     try:
         yield
     finally:

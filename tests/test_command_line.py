@@ -41,6 +41,14 @@ def test_a_reader_that_has_seen_enough_changes_neither_the_work_nor_its_exit_cod
     assert talk("| head -1").stdout == "x" * 1000 + "\n"
 
 
+def test_lines_arrive_at_once_where_python_was_told_so() -> None:
+    """As a batch script does, so that its log can be followed."""
+    program = TALKS.replace("return 5", "import os; print('last'); os._exit(5)")
+    words = [sys.executable, "-u", "-c", program]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (5, "last")
+
+
 def test_output_that_a_full_disk_does_not_take_is_an_error() -> None:
     done = talk(">/dev/full")
     assert done.returncode == 2
