@@ -83,7 +83,7 @@ def read(name: str, folder: Path) -> pd.DataFrame:
     except FileNotFoundError:
         there = ", ".join(known(folder)) or "none"
         raise AnalysisError(f"no baseline {path.stem!r} in {str(folder)!r}. There are: {there}") from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise AnalysisError(f"{str(path)!r} is no baseline ({error!r}): save it anew with --save-baseline") from None
     return runs
 

@@ -13,7 +13,7 @@ from tests.benchmark import Benchmark
 
 # The same examples every time, unless `make fuzz` asks for new ones.
 settings.register_profile("seeded", derandomize=True, deadline=None, max_examples=250)
-settings.register_profile("long", deadline=None, max_examples=2_000)
+settings.register_profile("long", deadline=None, max_examples=5_000)
 settings.load_profile("seeded")
 
 

@@ -375,7 +375,11 @@ def test_bad_questions_are_one_line(
         '{"schema_version": 3}',
         '{"schema_version": 3, "machines": [], "runs": [{"machine": 4}]}',
         '{"schema_version": 3, "machines": [{}], "runs": [{"machine": 0, "images_per_s": "fast"}]}',
+        # Found by fuzzing: a number that no float holds.
+        f'{{"schema_version": 6, "machines": [{{}}], "runs": [{{"machine": 0, "images_per_s": {"9" * 400}}}]}}',
+        "[" * 100_000,
     ],
+    ids=range(7),
 )
 def test_what_is_no_baseline_is_one_line(store: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     Path("results/baselines").mkdir()

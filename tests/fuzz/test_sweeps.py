@@ -119,7 +119,7 @@ def test_settings_mean_the_same_to_the_run(asked: dict[str, Any]) -> None:
     plainly = {name: value for name, value in asked.items() if not isinstance(value, Raw) and name != "nodes"}
     try:
         config = parse([word for name, value in plainly.items() for word in words_of(name, value)])
-    except UsageError as error:
+    except (Refused, UsageError) as error:
         assert is_one_line(error)
         return
     said = {name: value for name, value in config.as_dict().items() if value is not None and value is not False}
