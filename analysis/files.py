@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +47,8 @@ def without_runs(paths: Sequence[Path], left_out: Collection[str]) -> list[Path]
     return [path for path in paths if path.stem not in left_out]
 
 
-def sort_out(paths: Sequence[Path], table: str) -> tuple[list[Path], list[Skipped]]:
-    """(files that can be read as this table, those that cannot). Reads every file whole, so only after trouble."""
-    faults = {path: store_files.fault(path, table) for path in paths}
+def sort_out(paths: Sequence[Path], fault: Callable[[Path], str | None]) -> tuple[list[Path], list[Skipped]]:
+    """(files that are sound, the others). `fault` says why one cannot be read."""
+    faults = {path: fault(path) for path in paths}
     bad = [Skipped(path, reason) for path, reason in faults.items() if reason is not None]
     return [path for path, reason in faults.items() if reason is None], bad

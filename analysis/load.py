@@ -12,7 +12,7 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -181,7 +181,9 @@ class Results:
         return found != before
 
     def _set_aside(self, tables: Iterable[str]) -> bool:
-        sorted_out = {table: files.sort_out(self.tables.paths[table], table) for table in tables}
+        sorted_out = {
+            table: files.sort_out(self.tables.paths[table], partial(self.tables.fault, table=table)) for table in tables
+        }
         bad = [skipped for _, found in sorted_out.values() for skipped in found]
         self.skipped += bad
         self.tables.paths = {**self.tables.paths, **{table: good for table, (good, _) in sorted_out.items()}}

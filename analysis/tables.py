@@ -10,6 +10,7 @@ import duckdb
 import pandas as pd
 
 from analysis import files
+from results import files as store_files
 from results.schema import arrow_schema
 
 _FILES_AT_ONCE = 1000
@@ -42,11 +43,7 @@ class Tables:
         `without` are runs whose own files are not read. Raises Foreign, and duckdb.Error for damaged files.
         """
         paths = [str(path) for path in files.without_runs(self.paths[table], without)]
-        schema = arrow_schema(table)
-        self._db.register("no_rows", schema.empty_table())
-        # A column may have the name of one of SQL's own words.
-        columns = ", ".join(f'"{name}"' for name in schema.names)
-        source = f"with source as (select {columns} from {{}})"
+        source = f"with source as (select {self._columns(table)} from {{}})"
         for name, sql in wanted.items():
             self._db.execute(f"create or replace table {name} as {source.format('no_rows')} {sql}")
         for start in range(0, len(paths), _FILES_AT_ONCE):
@@ -55,6 +52,26 @@ class Tables:
                 raise Foreign
             for name, sql in wanted.items():
                 self._db.execute(f"insert into {name} by name {source.format(_ROWS)} {sql}", [batch])
+
+    def _columns(self, table: str) -> str:
+        """Those of a table, which _ROWS then has."""
+        schema = arrow_schema(table)
+        self._db.register("no_rows", schema.empty_table())
+        # A column may have the name of one of SQL's own words.
+        return ", ".join(f'"{name}"' for name in schema.names)
+
+    def fault(self, path: Path, table: str) -> str | None:
+        """Why a file cannot be read as this table; None when it can. Reads it whole, twice: what checks the sums reads
+        over some damage that DuckDB does not."""
+        if reason := store_files.fault(path, table):
+            return reason
+        try:
+            rows = f"select {self._columns(table)} from {_ROWS}"
+            self._db.execute(f"create or replace temp table whole as {rows}", [[str(path)]])
+            self._db.execute("drop table whole")
+        except duckdb.Error as error:
+            return store_files.unreadable(duckdb.Error(str(error).partition("\n")[0]))  # the rest is our SQL
+        return None
 
     def query(self, sql: str, *parameters: object) -> pd.DataFrame:
         """The answer of the tables that were collected."""

@@ -192,6 +192,21 @@ def test_what_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> None:
     assert results.runs["images_per_s"].tolist() == pytest.approx([640, float("nan")], nan_ok=True)
 
 
+def test_what_duckdb_alone_cannot_read_is_skipped_and_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a page whose header has a bit that Arrow does not look at."""
+    for step in (0.1, 0.2):
+        add_run(tmp_path, [step])
+    path = tmp_path / "iters" / "date=2026-05-01" / "R00001.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr("results.files.fault", lambda *_: None)
+    (skipped,) = read(tmp_path).skipped
+    assert skipped.path == path
+    assert skipped.reason.startswith("cannot be read (")
+
+
 def rewrite(root: Path, table: str, change: object) -> None:
     for path in (root / table).rglob("*.parquet"):
         pq.write_table(change(pq.ParquetFile(path).read()), path)  # type: ignore[operator]

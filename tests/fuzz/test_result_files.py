@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import tempfile
@@ -178,7 +179,7 @@ def test_a_damaged_baseline_is_read_or_is_one_line(
     held = json.loads(json.dumps(baseline))
     for value in values:
         inside, key = data.draw(st.sampled_from(list(places(held))))
-        inside[key] = value
+        inside[key] = copy.deepcopy(value)  # which later ones may go into
     with tempfile.TemporaryDirectory() as folder:
         text = json.dumps(held).encode()
         (Path(folder) / "b.json").write_bytes(damage(text) if damage else text)
