@@ -16,7 +16,7 @@ STEPS, BATCH, RATE = 8, 12, 0.01
 SAMPLES = np.arange(STEPS * BATCH).reshape(STEPS, BATCH)
 LOSSES = np.linspace(2.3, 2.0, STEPS)
 WEIGHTS = {"weights_0": np.linspace(-0.5, 0.5, 20, dtype=np.float32), "weights_1": np.zeros(3, np.float32)}
-MOVED = 0.1
+MOVED = 0.02
 """Norm of what training changed in the weights."""
 GRADIENTS = np.array([0.5, -0.25])
 
@@ -94,6 +94,8 @@ def test_losses_of_the_ranks_are_averaged() -> None:
         ([rank(losses=LOSSES * (1 + 2e-5))], "the losses are not single's"),
         ([rank(losses=LOSSES * np.nan)], "the losses are not single's"),
         ([rank(losses=LOSSES[:-1])], "the losses are not single's"),
+        ([rank(weights_0=WEIGHTS["weights_0"] * 1.0001)], "the weights are not single's"),
+        ([rank(weights_1=np.full(3, 1e-4, np.float32))], "the weights are not single's"),
         ([rank(weights_0=WEIGHTS["weights_0"] + np.float32(0.0051 * MOVED / 20**0.5))], "the weights are not single's"),
         ([rank(weights_1=np.full(3, 0.0051 * MOVED / 3**0.5, np.float32))], "the weights are not single's"),
         ([rank(weights_1=np.full(3, np.nan, np.float32))], "the weights are not single's"),

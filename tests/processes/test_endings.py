@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -18,13 +19,31 @@ from tests.benchmark import (
     Benchmark,
     clean_environment,
     running_benchmarks,
+    shard_lines,
     wait_until_timing,
+    worker_pid,
 )
 
 pytestmark = pytest.mark.processes
 
 TWO = ("--strategy=mwms", "--num-workers=2")
 ENDLESS = ("--num-iters=100000", "--telemetry-period=0")
+
+
+def test_a_killed_worker_ends_the_run_and_every_iteration_is_kept(benchmark: Benchmark) -> None:
+    process = benchmark.start(*TWO, *ENDLESS, "--json")
+    wait_until_timing(benchmark, process)
+    before = [shard_lines(benchmark, rank, "iters") for rank in range(2)]
+    os.kill(worker_pid(benchmark, 1), signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 4
+    assert "rank 1 in timed: was killed by SIGKILL" in stderr
+    assert json.loads(stdout.splitlines()[-1])["status"] == "lost"
+    run = benchmark.only_run()
+    assert (run["status"], run["exit_code"], run["failed_rank"], run["failed_phase"]) == ("lost", 4, 1, "timed")
+    kept = benchmark.table("iters").groupby("rank").size()
+    assert kept[0] >= before[0]
+    assert kept[1] >= before[1]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -97,6 +116,15 @@ def test_two_processes_join_by_tf_config_and_write_one_run(benchmark: Benchmark)
     assert len({digest for row in ranks["weight_digests"] for digest in row}) == 1
     assert set(benchmark.table("iters")["run_id"]) == {run["run_id"]}
     assert set(ranks["import_s"].notna()) == {True}
+
+
+def test_a_peer_that_never_comes_ends_in_a_timeout_that_is_recorded(benchmark: Benchmark) -> None:
+    ports = free_ports(2)
+    done = benchmark.run("--strategy=mwms", "--rendezvous-timeout=4", env=tf_config(ports, 0))
+    assert done.returncode == 124
+    assert f"rank 1 (127.0.0.1:{ports[1]}) never arrived within 4 s: look whether all processes were st" in done.stderr
+    run = benchmark.only_run()
+    assert (run["status"], run["failed_rank"]) == ("timeout", 1)
 
 
 def test_a_task_that_waits_in_vain_for_rank_zero_says_so(benchmark: Benchmark) -> None:

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 
 WITHIN = 0.25
 FEW = ("--num-warmup-batches=2", "--num-batches-per-iter=2", "--num-iters=1", "--device=cpu", "--telemetry-period=0")
-CASES = [("mnist_cnn", 64), ("mnist_cnn", 1024), ("vgg16", 1), ("vgg16", 4)]
+CASES = [("mnist_cnn", 64), ("mnist_cnn", 1024), ("vgg16", 1), ("vgg16", 2), ("vgg16", 4)]
 WITH_PEAK = ("mnist_cnn", 1024)
 
 

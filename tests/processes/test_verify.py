@@ -38,6 +38,7 @@ def test_every_strategy_trains_the_same(tmp_path: Path) -> None:
     assert set(table["verdict"]) == {"ok"}
     equal = table[table["strategy"] != "ps"][1:]
     assert (equal["max_loss_difference"] <= 1e-5).all()
+    assert (equal["max_weight_difference"] <= 1e-5).all()
     assert (equal["weight_difference"] <= 5e-3).all()
     assert equal[["samples_ok", "digests_ok"]].all(axis=None)
     assert set(equal["updates"]) == {8}
