@@ -102,6 +102,8 @@ def of_frameworks() -> tuple[dict[str, Any], dict[str, str]]:
     import numpy
     import tensorflow as tf
 
+    from strategies.devices import CPU_ALLOCATOR
+
     build = tf.sysconfig.get_build_info()
     fields = {
         "tensorflow_version": tf.version.VERSION,
@@ -110,6 +112,7 @@ def of_frameworks() -> tuple[dict[str, Any], dict[str, str]]:
         "numpy_version": numpy.__version__,
         "cuda_version": build.get("cuda_version"),
         "cudnn_version": build.get("cudnn_version"),
+        "environment": {name: os.environ[name] for name in CPU_ALLOCATOR if name in os.environ},
     }
     reason = "TensorFlow was built without CUDA"
     return fields, {f"provenance.{name}": reason for name, value in fields.items() if value is None}

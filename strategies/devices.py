@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import tensorflow as tf
 
 from bench.errors import EnvironmentFault
 from strategies.base import NumericsConfig, Resources
+
+CPU_ALLOCATOR = ("TF_CPU_ALLOCATOR_USE_BFC", "TF_CPU_BFC_MEM_LIMIT_IN_MB")
+"""The variables by which TensorFlow chooses its CPU allocator, when it first touches the CPU."""
 
 
 def configure(resources: Resources, replicas: int, numerics: NumericsConfig) -> list[str]:
@@ -15,6 +20,7 @@ def configure(resources: Resources, replicas: int, numerics: NumericsConfig) -> 
     With `gpu_memory_mib` GPUs are cut into logical ones of that size. Raises EnvironmentFault where TensorFlow does
     not see the GPUs that the driver shows: to go on with the CPU would measure something else.
     """
+    _keep_cpu_memory_statistics()
     tf.config.threading.set_intra_op_parallelism_threads(resources.intra_op_threads)
     tf.config.threading.set_inter_op_parallelism_threads(resources.inter_op_threads)
     # float32 means float32: left alone, TensorFlow would use TF32 on Ampere and later.
@@ -40,6 +46,28 @@ def configure(resources: Resources, replicas: int, numerics: NumericsConfig) -> 
             # Without growth TensorFlow takes all memory at once and NVML can't show what the training needs.
             tf.config.experimental.set_memory_growth(gpu, True)
     return [f"GPU:{index}" for index in range(replicas)]
+
+
+def onednn_is_on() -> bool:
+    """Return whether the loaded TensorFlow computes with oneDNN, which depends on the CPU and TF_ENABLE_ONEDNN_OPTS."""
+    from tensorflow.python.util import _pywrap_util_port  # no public name
+
+    return bool(_pywrap_util_port.IsMklEnabled())
+
+
+def _keep_cpu_memory_statistics() -> None:
+    """Choose a CPU allocator that counts what it hands out, unless the environment chooses another.
+
+    With oneDNN that is TensorFlow's default. Without, TensorFlow takes one that counts nothing, so that no peak could
+    be measured; the one chosen here costs no speed that can be measured (tests/perf/allocator.py).
+    """
+    if onednn_is_on():
+        return
+    use_bfc, limit_mib = CPU_ALLOCATOR
+    if os.environ.setdefault(use_bfc, "1") == "1":
+        # TensorFlow's default limit is 64 GiB, whatever the host has.
+        host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        os.environ.setdefault(limit_mib, str(host_bytes >> 20))
 
 
 def _shares(replicas: int, gpus: int) -> list[int]:

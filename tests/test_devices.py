@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from bench import frameworks
 from bench.errors import EnvironmentFault
 from strategies.base import NumericsConfig, Resources
+from tests.benchmark import ROOT
 
 FP32 = NumericsConfig()
 
@@ -108,3 +112,46 @@ def test_a_process_that_trains_nothing_leaves_the_gpus_alone(recorded: Recorded)
     assert configure(resources(), 0, FP32) == []
     assert recorded.visible == {"GPU": []}
     assert recorded.growing == []
+
+
+HOST_MIB = str((os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) >> 20)
+
+
+@pytest.mark.parametrize(
+    ("onednn", "exported", "expected"),
+    [
+        (True, {}, {}),
+        (False, {}, {"TF_CPU_ALLOCATOR_USE_BFC": "1", "TF_CPU_BFC_MEM_LIMIT_IN_MB": HOST_MIB}),
+        (False, {"TF_CPU_ALLOCATOR_USE_BFC": "0"}, {"TF_CPU_ALLOCATOR_USE_BFC": "0"}),
+        (
+            False,
+            {"TF_CPU_BFC_MEM_LIMIT_IN_MB": "100"},
+            {"TF_CPU_ALLOCATOR_USE_BFC": "1", "TF_CPU_BFC_MEM_LIMIT_IN_MB": "100"},
+        ),
+    ],
+)
+def test_without_onednn_the_cpu_allocator_is_one_that_counts(
+    recorded: Recorded,
+    monkeypatch: pytest.MonkeyPatch,
+    onednn: bool,
+    exported: dict[str, str],
+    expected: dict[str, str],
+) -> None:
+    from strategies import devices
+
+    monkeypatch.setattr(devices, "onednn_is_on", lambda: onednn)
+    environment = {**exported}
+    monkeypatch.setattr(os, "environ", environment)
+    devices.configure(resources(device_kind="cpu", num_gpus=0), 1, FP32)
+    assert environment == expected
+
+
+@pytest.mark.parametrize("option", ["0", "1"])
+def test_onednn_is_asked_of_the_library(option: str) -> None:
+    program = "from bench import frameworks; frameworks.load(); from strategies.devices import onednn_is_on; "
+    program += "print(int(onednn_is_on()))"
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": option}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [option]
