@@ -80,7 +80,7 @@ class Node:
     def __init__(self, env: Mapping[str, str], cluster: ClusterEnv, own: Path) -> None:
         self.env, self.cluster, self.own, self.gpus = env, cluster, own, Gpus(env)
         self.host, self.alone = socket.gethostname(), cluster.local_size == cluster.size
-        self.gpu_names = [str(gpu["name"]) for gpu in self.gpus.describe()]
+        self.gpu_names = [str(gpu["name"]) for gpu in self.gpus.descriptions]
         self.slurm = {name: shutil.which(name, path=env.get("PATH")) for name in ("scontrol", "srun")}
         beside = shutil.which("mpirun", path=str(Path(sys.executable).parent))
         self.launchers = shutil.which("mpirun", path=env.get("PATH")), beside
@@ -123,7 +123,7 @@ class Node:
             "MPI library": self.mpi_library,
             "mpirun": " ".join(self.answers["mpirun"].stdout.splitlines()[:2]).strip(),
             "NCCL": self.nccl,
-            "driver": self.gpus.driver_version(),
+            "driver": self.gpus.driver_version,
             "GPUs": ", ".join(self.gpu_names),
             "CPU": provenance.cpu_model(Path("/proc/cpuinfo")),
             "cores": self.cores,

@@ -33,7 +33,7 @@ def look(cluster: ClusterEnv | None, gpus: Gpus, env: Mapping[str, str]) -> Host
     Who sees less than the job has on this host was given a part; all who see the same must share it.
     """
     cores = sorted(os.sched_getaffinity(0))
-    uuids = [uuid for handle in gpus.handles if (uuid := gpus.uuid(handle))]
+    uuids = [uuid for uuid in gpus.uuids if uuid]
     job_cores, job_gpus = granted(env)
     installed = os.cpu_count() or 1
     return Host(

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from bench import __version__
+from bench.extras import Extras
 from bench.telemetry import Gpus
 
 _ALLOWED = re.compile(r"(TF|NCCL|HOROVOD|OMP|SLURM)_\w+|CUDA_VISIBLE_DEVICES")
@@ -48,28 +49,28 @@ def _masked(text: str, secrets: Sequence[str]) -> str:
 
 def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[str, str]]:
     """Provenance that needs no framework, and why what is missing is missing: (fields, column -> reason)."""
-    commit, dirty, no_git = git_state(Path(__file__), _installed_from())
-    cpu_limit, memory_limit = cgroup_limits(_MEMBERSHIP, _CGROUPS)
-    topology = _output(["nvidia-smi", "topo", "-m"])
+    failures: dict[str, str] = {}
+    extras = Extras(failures.update)
+    source = extras.measure("source", lambda: git_state(Path(__file__), _installed_from()))
+    commit, dirty, no_git = source or (None, None, None)
+    limits = extras.measure("control groups", lambda: cgroup_limits(_MEMBERSHIP, _CGROUPS))
+    cpu_limit, memory_limit = limits or (None, None)
     fields = {
         "trainscale_version": __version__,
         "git_commit": commit,
         "git_dirty": dirty,
         "python_version": platform.python_version(),
-        "driver_version": gpus.driver_version(),
-        "nccl_version": _version("nvidia-nccl-cu12") or _version("nvidia-nccl-cu13"),
-        "mpi_library": _version("mpi4py"),
-        "horovod_version": _version("horovod"),
+        "driver_version": gpus.driver_version,
+        **dict.fromkeys(("nccl_version", "mpi_library", "horovod_version")),
+        **(extras.measure("packages", _packages) or {}),
         "hostname": socket.gethostname(),
-        "kernel": platform.release(),
-        "os": _os_name(),
-        "cpu_model": cpu_model(Path("/proc/cpuinfo")),
+        **dict.fromkeys(("kernel", "os", "cpu_model", "memory_bytes")),
+        **(extras.measure("host", _host) or {}),
         "cpu_cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": psutil.virtual_memory().total,
         "cgroup_cpu_limit": cpu_limit,
         "cgroup_memory_limit_bytes": memory_limit,
-        "gpus": gpus.describe(),
-        "topology": topology,
+        "gpus": list(gpus.descriptions),
+        "topology": extras.measure("topology", _topology),
         "environment": allowed_environment(env),
     }
     why = {
@@ -84,7 +85,28 @@ def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[st
         "cgroup_memory_limit_bytes": "no limit is set",
     }
     reasons = {f"provenance.{name}": reason for name, reason in why.items() if fields[name] is None and reason}
-    return fields, reasons
+    return fields, reasons | gpus.failures | failures
+
+
+def _topology() -> str | None:
+    return _output(["nvidia-smi", "topo", "-m"])
+
+
+def _packages() -> dict[str, str | None]:
+    return {
+        "nccl_version": _version("nvidia-nccl-cu12") or _version("nvidia-nccl-cu13"),
+        "mpi_library": _version("mpi4py"),
+        "horovod_version": _version("horovod"),
+    }
+
+
+def _host() -> dict[str, Any]:
+    return {
+        "kernel": platform.release(),
+        "os": _os_name(),
+        "cpu_model": cpu_model(Path("/proc/cpuinfo")),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
 
 
 def framework_versions() -> dict[str, str | None]:
@@ -142,7 +164,8 @@ def _installed_from() -> dict[str, Any]:
 
 def cgroup_cores() -> float | None:
     """Cores that this process's control group may use; None when unlimited."""
-    return cgroup_limits(_MEMBERSHIP, _CGROUPS)[0]
+    limits = Extras(lambda _reasons: None).measure("control groups", lambda: cgroup_limits(_MEMBERSHIP, _CGROUPS))
+    return limits[0] if limits else None
 
 
 def cgroup_limits(membership: Path, root: Path) -> tuple[float | None, int | None]:

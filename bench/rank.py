@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bench.clock import Clock
 from bench.errors import EnvironmentFault, gist
 from bench.evaluating import Evaluations
 from bench.evidence import Evidence, digest
+from bench.extras import EXTRAS, Extras
 from bench.measure import Schedule, measure
 from bench.plan import Plan
 from bench.ranklog import RankLog
@@ -62,6 +64,9 @@ class Rank:
         self._trainer: Trainer | None = None
         self._read: list[Data | HeldOut] = []
         self._meeting: Rendezvous | None = None
+        # Far below the bound on building and finishing, which is ten times --step-timeout.
+        limit_s = plan.config.machine.step_timeout or math.inf
+        self._extras = Extras(lambda reasons: self._log.shard.update_run(null_reasons=reasons), limit_s)
         self._schedule: Schedule
         self._num_samples = self._num_test_samples = 0
 
@@ -86,7 +91,7 @@ class Rank:
         strategy.connect(meeting.exchange)
         meeting.settle()
         listen()  # MultiWorkerMirroredStrategy replaces the handler by one that ignores SIGTERM
-        sampler = self._start_sampler()
+        samplers = self._start_samplers()
         try:
             log.enter("build")
             self._describe_peak(meeting)
@@ -101,10 +106,8 @@ class Rank:
             meeting.exchange(b"")
             log.enter("leave")
         finally:
-            problem = sampler.stop() if sampler else None
+            self._stop_samplers(samplers)
             log.note(peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-            if problem:
-                log.shard.update_run(null_reasons={"telemetry": problem})
         strategy.close()
         mpi.leave()
 
@@ -160,7 +163,7 @@ class Rank:
                 self._log.shard.update_run(num_iters=self._schedule.num_iters)
                 self._describe_model(trainer.model)
                 held_bytes = job.data.held_bytes + (job.held_out.held_bytes if job.held_out else 0)
-                self._log.shard.update_run(**run_columns.of_memory(plan, trainer, held_bytes))
+                self._extend("predicted memory", lambda: run_columns.of_memory(plan, trainer, held_bytes))
             self._log.note(devices=trainer.devices())
         return trainer
 
@@ -172,7 +175,7 @@ class Rank:
         def warm() -> None:
             nonlocal traces
             traces = trainer.traces()
-            trainer.reset_peak_memory()
+            self._extras.measure("allocator", trainer.reset_peak_memory)
             self._bounds.wait_for_others()
             meeting.exchange(b"")  # all ranks begin together
             log.timing_begins()
@@ -221,7 +224,7 @@ class Rank:
         log.enter("finish")
         log.note(
             retraces=trainer.traces() - traces,
-            framework_peak_mem_bytes=trainer.peak_memory_bytes(),
+            framework_peak_mem_bytes=self._extras.measure("allocator", trainer.peak_memory_bytes),
             weight_digests=[digest(trainer.weights(replica)) for replica in range(plan.strategy.local_replicas)],
         )
         if folder is not None and evidence is not None:
@@ -237,7 +240,11 @@ class Rank:
             if (path := plan.config.training.save_model) is not None:
                 _save(trainer, path)
             # Last, for it traces the model once more, for seconds where that is large.
-            log.shard.update_run(**run_columns.of_arithmetic(plan, trainer.model))
+            self._extend("FLOPs", lambda: run_columns.of_arithmetic(plan, trainer.model))
+
+    def _extend(self, extra: str, fields: Callable[[], dict[str, Any]]) -> None:
+        """Add fields of `runs` that are beside the training."""
+        self._log.shard.update_run(**(self._extras.measure(extra, fields) or {}))
 
     @property
     def _rank(self) -> int:
@@ -269,29 +276,39 @@ class Rank:
         """UUIDs of GPUs that no other rank may use."""
         strategy = self._plan.strategy
         whole = strategy.resources.device_kind == "gpu" and not strategy.resources.gpu_memory_mib
-        return (
-            [uuid for gpu in self._gpus.handles if (uuid := self._gpus.uuid(gpu))]
-            if whole and strategy.local_replicas
-            else []
-        )
+        return [uuid for uuid in self._gpus.uuids if uuid] if whole and strategy.local_replicas else []
 
-    def _start_sampler(self) -> Sampler | None:
+    def _start_samplers(self) -> dict[str, Sampler]:
+        """Start a thread for each kind of sample: a driver that hangs must not end those of the process."""
         period_s = self._plan.config.measure.telemetry_period
         if not period_s:
-            return None
-        sampler = Sampler(
-            period_s=period_s,
-            clock=self._clock,
-            process=ProcessSampler(node_counters=self._plan.strategy.cluster.local_rank == 0),
-            gpus=self._sampled,
-            write=self._log.shard.add_telemetry,
-        )
-        sampler.start()
-        return sampler
+            return {}
+        sources: dict[str, ProcessSampler | Gpus] = {
+            "process samples": ProcessSampler(node_counters=self._plan.strategy.cluster.local_rank == 0)
+        }
+        if self._sampled:
+            sources["GPU samples"] = self._sampled
+        write = self._log.shard.add_telemetry
+        samplers = {
+            name: Sampler(period_s=period_s, clock=self._clock, source=source, write=write)
+            for name, source in sources.items()
+        }
+        for sampler in samplers.values():
+            sampler.start()
+        return samplers
+
+    def _stop_samplers(self, samplers: Mapping[str, Sampler]) -> None:
+        for name, sampler in samplers.items():
+            if problem := sampler.stop(EXTRAS[name].bound_s):
+                self._extras.give_up(name, problem)
+            elif sampler.source.failures:
+                self._log.shard.update_run(null_reasons=sampler.source.failures)
 
     def _describe_model(self, model: Any) -> None:
-        fields, reasons = provenance.of_frameworks()
-        self._log.shard.update_run(**run_columns.of_weights(self._plan, model), provenance=fields, null_reasons=reasons)
+        self._log.shard.update_run(**run_columns.of_weights(self._plan, model))
+        if measured := self._extras.measure("frameworks", provenance.of_frameworks):
+            fields, reasons = measured
+            self._log.shard.update_run(provenance=fields, null_reasons=reasons)
 
     def _describe_data(self, data: Data) -> None:
         strategy = self._plan.strategy
@@ -308,9 +325,8 @@ class Rank:
         if timed:
             meeting.exchange(b"")
         if self._rank == next(rank for rank, task in enumerate(strategy.cluster.tasks) if strategy.replicas(task)):
-            self._log.shard.update_run(
-                **run_columns.of_peak(self._plan, [gpu["name"] for gpu in self._gpus.describe()])
-            )
+            names = [gpu["name"] for gpu in self._gpus.descriptions]
+            self._extend("peak FLOP/s", lambda: run_columns.of_peak(self._plan, names))
         if timed:
             meeting.exchange(b"")
 

@@ -97,6 +97,8 @@ def of_memory(plan: Plan, trainer: Trainer, held_bytes: int) -> dict[str, Any]:
 
 
 def _prediction(plan: Plan, trainer: Trainer, held_bytes: int) -> Prediction | str:
+    from strategies.devices import onednn_is_on
+
     strategy = plan.strategy
     slot_bytes = trainer.slot_bytes()
     if slot_bytes is None or not strategy.local_replicas:
@@ -114,6 +116,7 @@ def _prediction(plan: Plan, trainer: Trainer, held_bytes: int) -> Prediction | s
         slot_bytes=slot_bytes,
         held_bytes=held_bytes if on_cpu else 0,
         together=exchanged or strategy.numerics.precision == "fp16",
-        on_cpu=on_cpu,
+        kernels="cudnn" if not on_cpu else "onednn" if onednn_is_on() else "eigen",
+        threads=strategy.resources.intra_op_threads or 1,
     )
     return found or "the model holds a layer whose memory is not known"

@@ -264,7 +264,7 @@ class Trainer(Protocol):
         """The framework allocator's peak since `reset_peak_memory`, of the device where it is highest."""
 
     def reset_peak_memory(self) -> None:
-        """Forgets the peak."""
+        """Forgets the peak. Raises ValueError where the allocator keeps no statistics."""
 
 
 class Strategy(ABC):

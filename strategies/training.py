@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from strategies.base import Evaluation, Shard, Steps, Workload
+from strategies.devices import CPU_ALLOCATOR
 from strategies.evaluation import Evaluator, save
 
 _COLLECTIVES = ("CollectiveReduce", "NcclAllReduce")
@@ -143,7 +144,10 @@ class ReplicatedTrainer:
 
     def reset_peak_memory(self) -> None:
         for device in self._allocators():
-            tf.config.experimental.reset_memory_stats(device)
+            try:
+                tf.config.experimental.reset_memory_stats(device)
+            except ValueError as error:
+                raise ValueError(f"{error}; {CPU_ALLOCATOR[0]}=1 chooses an allocator that counts") from None
 
     def _copies(self, variable: Any) -> Sequence[Any]:
         """The weight of each replica; one that all replicas share is each one's own."""

@@ -67,7 +67,7 @@ def test_every_part_of_mnist_cnn_by_hand() -> None:
 
 def test_on_a_gpu_pooling_keeps_no_bytes_of_onednns() -> None:
     model = build_model(MODELS["mnist_cnn"], 1)
-    on_cpu, on_gpu = predicted(model, batch=64), predicted(model, batch=64, on_cpu=False)
+    on_cpu, on_gpu = predicted(model, batch=64), predicted(model, batch=64, kernels="cudnn")
     assert on_cpu.activations - on_gpu.activations == 64 * 12 * 12 * 32
 
 

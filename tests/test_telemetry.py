@@ -8,7 +8,8 @@ import psutil
 import pynvml
 import pytest
 
-from bench.telemetry import Gpus, ProcessSampler, Sampler
+from bench.extras import EXTRAS, Extra
+from bench.telemetry import Gpus, ProcessSampler, Sampler, Source
 from results.schema import GPU, TELEMETRY
 from tests.emulated_nvml import H200, install
 
@@ -20,7 +21,7 @@ def test_every_reading_is_in_the_units_of_its_name(monkeypatch: pytest.MonkeyPat
     install(monkeypatch, [H200])
     gpus = Gpus({})
     assert gpus.unavailable is None
-    assert gpus.driver_version() == "580.159.04"
+    assert gpus.driver_version == "580.159.04"
     assert gpus.sample() == [
         {
             "gpu_uuid": "GPU-11111111-aaaa",
@@ -34,7 +35,7 @@ def test_every_reading_is_in_the_units_of_its_name(monkeypatch: pytest.MonkeyPat
             "ecc_errors": 2,
         }
     ]
-    (described,) = gpus.describe()
+    (described,) = gpus.descriptions
     assert set(described) == {column.name for column in GPU}
     assert (described["name"], described["power_limit_w"]) == ("NVIDIA H200", 700.0)
 
@@ -82,8 +83,8 @@ def test_without_a_driver_the_reason_is_kept(monkeypatch: pytest.MonkeyPatch) ->
     gpus = Gpus({})
     assert gpus.unavailable is not None
     assert "NVML" in gpus.unavailable
-    assert gpus.sample() == gpus.describe() == []
-    assert gpus.driver_version() is None
+    assert list(gpus.sample()) == list(gpus.descriptions) == []
+    assert gpus.driver_version is None
 
 
 def test_a_machine_without_gpus_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ def test_a_machine_without_gpus_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_process_is_measured_and_the_node_counted_once() -> None:
     block = bytearray(64 << 20)
-    counting, other = ProcessSampler(node_counters=True).sample(), ProcessSampler(node_counters=False).sample()
+    (counting,), (other,) = (ProcessSampler(node_counters=counters).sample() for counters in (True, False))
     assert len(block) < counting["rss_bytes"] < psutil.virtual_memory().total
     assert counting["net_rx_bytes"] >= 0
     assert other["net_rx_bytes"] is None
@@ -105,7 +106,7 @@ def test_load_is_that_of_the_interval() -> None:
     end = time.process_time() + 0.2
     while time.process_time() < end:
         pass
-    assert sampler.sample()["cpu_pct"] > 0
+    assert sampler.sample()[0]["cpu_pct"] > 0
 
 
 class Ticking:
@@ -117,12 +118,12 @@ class Ticking:
         return self.now
 
 
-def sampler(write: Any, gpus: Gpus | None) -> Sampler:
-    process = ProcessSampler(node_counters=True)
-    return Sampler(period_s=0.01, clock=Ticking(), process=process, gpus=gpus, write=write)
+def sampler(write: Any, source: Source) -> Sampler:
+    return Sampler(period_s=0.01, clock=Ticking(), source=source, write=write)
 
 
-def test_the_thread_samples_until_it_is_stopped_and_then_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["process", "GPUs"])
+def test_the_thread_samples_until_it_is_stopped_and_then_is_gone(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     install(monkeypatch, [H200])
     rows: list[dict[str, Any]] = []
     enough = threading.Event()
@@ -132,22 +133,59 @@ def test_the_thread_samples_until_it_is_stopped_and_then_is_gone(monkeypatch: py
         if len(rows) >= 6:
             enough.set()
 
-    thread = sampler(write, Gpus({}))
+    thread = sampler(write, ProcessSampler(node_counters=True) if kind == "process" else Gpus({}))
     thread.start()
     assert enough.wait(20)
-    assert thread.stop() is None
+    assert thread.stop(20) is None
     count = len(rows)
     time.sleep(0.05)
     assert len(rows) == count
     assert [row["t_ns"] for row in rows] == list(range(1, count + 1))
     assert all(set(row) <= {column.name for column in TELEMETRY} for row in rows)
-    assert {"gpu_uuid" in row for row in rows} == {True, False}
+    assert {"gpu_uuid" in row for row in rows} == {kind == "GPUs"}
 
 
 def test_a_broken_sampler_says_why_and_stops_nothing() -> None:
     def full(_row: dict[str, Any]) -> None:
         raise OSError("disk full")
 
-    thread = sampler(full, None)
+    thread = sampler(full, ProcessSampler(node_counters=True))
     thread.start()
-    assert thread.stop() == "telemetry stopped early: disk full"
+    assert thread.stop(20) == "disk full"
+
+
+def test_a_sampler_that_hangs_is_abandoned() -> None:
+    released = threading.Event()
+
+    class Hanging:
+        failures: dict[str, str] = {}  # noqa: RUF012
+
+        def sample(self) -> list[dict[str, Any]]:
+            released.wait(20)
+            return []
+
+    thread = sampler(lambda row: None, Hanging())
+    thread.start()
+    assert thread.stop(0.05) == "a sample took longer than 0.05 s"
+    released.set()
+
+
+def test_what_cannot_be_read_of_a_process_is_none_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise PermissionError("not for you")
+
+    source = ProcessSampler(node_counters=True)
+    monkeypatch.setattr(psutil, "net_io_counters", refuse)
+    (row,) = source.sample()
+    assert (row["net_rx_bytes"], row["net_tx_bytes"], row["rss_bytes"] > 0) == (None, None, True)
+    assert source.failures == dict.fromkeys(("net_rx_bytes", "net_tx_bytes"), "could not be measured: not for you")
+
+
+def test_a_driver_that_hangs_or_is_of_another_age_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: released.wait(20))
+    monkeypatch.setitem(EXTRAS, "NVML", Extra(columns=(), bound_s=0.05))  # type: ignore[arg-type]
+    assert Gpus({}).unavailable == "NVML: no answer within 0.05 s"
+    released.set()
+    monkeypatch.delattr(pynvml, "nvmlInit")
+    assert "nvmlInit" in str(Gpus({}).unavailable)

@@ -12,7 +12,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
+
+Kernels = Literal["onednn", "eigen", "cudnn"]
+"""The library that computes the layers: oneDNN or Eigen on a CPU, cuDNN on a GPU."""
 
 _BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "bool": 1, "int32": 4, "int64": 8}
 
@@ -44,6 +47,15 @@ _REGION_REST = 128 << 20
 the chunk, would be left over (`BFCAllocator::FindChunkPtr`)."""
 
 
+_WORKING_SET = 30 << 20
+"""Bytes of images, laid out as matrices, that Eigen's gradients of a convolution multiply at once
+(`Conv2DCustomBackpropFilterOp` and `Conv2DCustomBackpropInputOp`; TensorFlow takes them for the L3 cache)."""
+_ONE_IMAGE_EACH = 256 << 10
+"""The gradient of the input takes image by image where the matrices of an image have more bytes for each thread."""
+_POOLING_SCRATCH = 12
+"""Bytes that Eigen's gradient of max pooling needs for each result: where its maximum was, and the result again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """Bytes on one device at the moment of a step when most are in use."""
@@ -59,7 +71,7 @@ class Prediction:
     gradients: int
     """Of weights."""
     working: int
-    """Gradients of activations, and new values of weights and slots beside the old ones."""
+    """Gradients of activations, scratch memory of kernels, and new values of weights and slots beside the old ones."""
     padding: int
     """What the allocator gives the step's largest tensor beyond its size."""
 
@@ -77,20 +89,26 @@ def predict(
     slot_bytes: int = 0,
     held_bytes: int = 0,
     together: bool = False,
-    on_cpu: bool = True,
+    kernels: Kernels = "onednn",
+    threads: int = 1,
 ) -> Prediction | None:
     """What a step of `batch` images needs; None where the model holds a layer that is not known here.
 
     `train` is False for the forward phase. `slot_bytes` are the optimizer's variables, `held_bytes` the images that
     the input pipeline keeps in the device's memory. `together`: all gradients are there before any weight changes, and
-    beside them what is made of them: their means over the replicas, or the same without the loss scale. `on_cpu`:
-    oneDNN's max pooling keeps one byte more for every result.
+    beside them what is made of them: their means over the replicas, or the same without the loss scale. `kernels`:
+    oneDNN's max pooling keeps one byte more for every result; Eigen's gradients of convolutions and max pooling need
+    scratch memory, which depends on the `threads` of an operation.
     """
     graph = _Graph(model)
     if any(call.kind not in _KNOWN for call in graph.calls):
         return None
     image = sum(math.prod(tensor.shape[1:]) for tensor in model.inputs)
-    peak = _training(graph, batch, slot_bytes, together, on_cpu) if train else _inference(graph, batch)
+    peak = (
+        _training(graph, batch, slot_bytes, together=together, kernels=kernels, threads=threads)
+        if train
+        else _inference(graph, batch)
+    )
     weights = [variable for variable in model.variables if variable.dtype in _BYTES]
     largest_weight = max((_size(weight) for weight in weights), default=0)
     return Prediction(
@@ -181,7 +199,7 @@ class _Held:
         return max((size for size, _, _ in self._spans.values()), default=0)
 
 
-def _training(graph: _Graph, batch: int, slot_bytes: int, together: bool, on_cpu: bool) -> _Peak:
+def _training(graph: _Graph, batch: int, slot_bytes: int, *, together: bool, kernels: Kernels, threads: int) -> _Peak:
     """The turn that needs most. In the backward pass a layer's turn comes after those of all later layers."""
     reached = _reached(graph)
     backward = [turn for turn, call in enumerate(graph.calls) if graph.key(call.output) in reached]
@@ -191,7 +209,7 @@ def _training(graph: _Graph, batch: int, slot_bytes: int, together: bool, on_cpu
     owner: dict[int, int] = {}
     for turn in reversed(backward):
         call = graph.calls[turn]
-        for what, size in _needed(graph, call, batch, reached, on_cpu=on_cpu).items():
+        for what, size in _needed(graph, call, batch, reached, kernels).items():
             kept.add(what if what in place else (turn, what), size, turn, end)
             reading.add(place.get(what, (turn, what)), size, turn, end)
         # The gradient of a tensor is there from the turn of the last layer that reads it to that of who made it.
@@ -212,7 +230,8 @@ def _training(graph: _Graph, batch: int, slot_bytes: int, together: bool, on_cpu
         read = any(graph.key(tensor) in reached for tensor in call.inputs)
         updated = 0 if together else call.trained_bytes * (read + slots)
         gradients = sum(later.trained_bytes for later in graph.calls[turn:]) if together else call.trained_bytes
-        peaks.append(_Peak(kept.at(turn), gradients, flowing.at(turn) + updated, 0))
+        scratch = _scratch(call, batch, read, threads) if kernels == "eigen" else 0
+        peaks.append(_Peak(kept.at(turn), gradients, flowing.at(turn) + updated + scratch, 0))
     if together:
         largest = max((call.trained_bytes for call in graph.calls), default=0)
         peaks.append(_Peak(0, trained, trained + largest * slots, 0))
@@ -229,7 +248,7 @@ def _reached(graph: _Graph) -> set[int]:
     return reached
 
 
-def _needed(graph: _Graph, call: _Call, batch: int, reached: set[int], *, on_cpu: bool) -> dict[object, int]:
+def _needed(graph: _Graph, call: _Call, batch: int, reached: set[int], kernels: Kernels) -> dict[object, int]:
     """What the backward pass of a layer needs of the forward pass: a tensor of the graph, by its number, or something
     of the layer's own -> bytes."""
     kind, layer = call.kind, call.layer
@@ -255,8 +274,25 @@ def _needed(graph: _Graph, call: _Call, batch: int, reached: set[int], *, on_cpu
     if kind in _DROPS:
         return {"mask": results} if layer.rate else {}
     if kind in _KEEPS_BOTH:
-        return {**inputs, **output, **({"mask": results} if kind == "MaxPooling2D" and on_cpu else {})}
+        return {**inputs, **output, **({"mask": results} if kind == "MaxPooling2D" and kernels == "onednn" else {})}
     return {**inputs} if kind in _KEEPS_INPUT else {}
+
+
+def _scratch(call: _Call, batch: int, read: bool, threads: int) -> int:
+    """The scratch memory of Eigen's kernels for the gradients of a layer [bytes]. That of its input is computed only
+    where it is `read`."""
+    if call.kind == "MaxPooling2D":
+        return batch * int(math.prod(call.output.shape[1:])) * _POOLING_SCRATCH
+    if call.kind != "Conv2D":
+        return 0
+    kernel = call.layer.kernel.shape
+    positions, window, filters = int(math.prod(call.output.shape[1:-1])), int(math.prod(kernel[:-1])), int(kernel[-1])
+    width = _BYTES[call.layer.compute_dtype]
+    patches = positions * window * width
+    image = patches + (positions + window) * filters * width
+    images = math.ceil(_WORKING_SET / image)
+    of_input = 1 if batch == 1 or image >= _ONE_IMAGE_EACH * threads else images
+    return patches * (images * call.trained + of_input * read)
 
 
 _KNOWN = (

@@ -90,7 +90,7 @@ def our_loop(job: Workload, folder: Path, *, telemetry: bool) -> Callable[[], fl
             shard.add_iter(row)
             rows.append(row)
 
-        sampler = Sampler(period_s=0.2, clock=clock, process=process, gpus=None, write=shard.add_telemetry)
+        sampler = Sampler(period_s=0.2, clock=clock, source=process, write=shard.add_telemetry)
         if telemetry:
             sampler.start()
         measure(
@@ -103,7 +103,7 @@ def our_loop(job: Workload, folder: Path, *, telemetry: bool) -> Callable[[], fl
             on_epoch=lambda *_: False,
         )
         if telemetry:
-            sampler.stop()
+            sampler.stop(60)
         return float(rows[-1]["t_start_ns"] - rows[1]["t_start_ns"]) / 1e9 + float(rows[-1]["duration_s"])
 
     return run
