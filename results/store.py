@@ -249,10 +249,14 @@ def _has(row: Row, equal: Row) -> bool:
 
 
 def join(fields: dict[str, Any], later: Row) -> None:
-    """Updates `fields` by what was said later; dicts under the same name are joined, one level deep."""
+    """Update `fields` by a row that was written later; dicts under the same name are joined likewise."""
     for name, value in later.items():
         earlier = fields.get(name)
-        fields[name] = {**earlier, **value} if isinstance(value, dict) and isinstance(earlier, dict) else value
+        if isinstance(value, dict) and isinstance(earlier, dict):
+            fields[name] = {**earlier}
+            join(fields[name], value)
+        else:
+            fields[name] = value
 
 
 def _lines(text: bytes) -> Iterator[tuple[str, dict[str, Any]]]:

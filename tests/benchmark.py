@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ BOUND_S = 120
 SEVERAL_S = 1200
 """Bound of a test that waits for several runs, on a machine that is busy with other work."""
 MARKER = "TESTED_BY"
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+"""What decides it on any CPU; where it is not set, the CPU's instructions do."""
 MAY_MOUNT = os.geteuid() == 0
 """A file system of a test's own, with little room or none to write, needs root."""
 SMALL = ("--num-warmup-batches=3", "--num-batches-per-iter=2", "--num-iters=3", "--batch-size=8", "--device=cpu")
@@ -69,13 +71,13 @@ class Benchmark:
         return sorted(str(path.relative_to(self.results)) for path in self.results.rglob("*"))
 
 
-def run_all(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Runs `bench.run` with each of these lists of arguments, in forks of one process that has loaded TensorFlow; what
-    each printed. All must succeed."""
+def run_all(lines: Sequence[Sequence[str]], env: Mapping[str, str] | None = None) -> list[str]:
+    """Runs `bench.run` with each of these lists of arguments, in forks of one process that has loaded TensorFlow with
+    the variables `env`; what each printed. All must succeed."""
     done = subprocess.run(
         [sys.executable, "-m", "bench.preload"],
         cwd=ROOT,
-        env=clean_environment(),
+        env=clean_environment() | dict(env or {}),
         input="".join(f"{json.dumps([*words])}\n" for words in lines),
         capture_output=True,
         text=True,

@@ -71,6 +71,30 @@ def test_on_a_gpu_pooling_keeps_no_bytes_of_onednns() -> None:
     assert on_cpu.activations - on_gpu.activations == 64 * 12 * 12 * 32
 
 
+def test_scratch_memory_of_eigens_convolutions_by_hand() -> None:
+    """A 5x5 convolution, 16x16x32 -> 12x12x64: its kernel's gradient takes the patches of as many images at once as
+    30 MiB hold, each with its results and the kernel; its input's gradient those of one image."""
+    from keras import layers
+
+    model = built(layers.Conv2D(32, 1), layers.Conv2D(64, 5), shape=(16, 16, 1))
+    patches, results, kernel = 144 * (25 * 32) * 4, 144 * 64 * 4, 25 * 32 * 64 * 4
+    images = -(-30 * MIB // (patches + results + kernel))
+    assert images == 45
+    gradients, new_weights = 8 * (144 * 64 + 256 * 32) * 4, kernel + 64 * 4
+    found = predicted(model, batch=8, kernels="eigen")
+    assert found.working == gradients + new_weights + patches * (images + 1)
+    # With few matrix elements for each thread, many images at once for the input's gradient, too.
+    assert predicted(model, batch=8, kernels="eigen", threads=8).working == found.working + patches * (images - 1)
+
+
+def test_scratch_memory_of_eigens_max_pooling_is_twelve_bytes_for_each_result() -> None:
+    from keras import layers
+
+    model = built(layers.BatchNormalization(), layers.MaxPooling2D(2), shape=(400, 400, 2))
+    eigen, cudnn = predicted(model, kernels="eigen"), predicted(model, kernels="cudnn")
+    assert eigen.total - cudnn.total == 200 * 200 * 2 * 12
+
+
 def test_a_large_weight_decides_where_most_is_needed() -> None:
     """VGG16 at one image: the gradient of its first dense layer, and that layer's new weights beside the old ones."""
     found = predicted(build_model(MODELS["vgg16"], 1))

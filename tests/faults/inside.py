@@ -8,8 +8,10 @@ import errno
 import mmap
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -172,6 +174,38 @@ def launcher_killed_while_it_commits() -> None:
         write(table, where, **options)
 
     pq.write_table = torn
+
+
+EXTRAS = {
+    "source": ("bench.provenance", "git_state"),
+    "packages": ("bench.provenance", "_packages"),
+    "host": ("bench.provenance", "_host"),
+    "control groups": ("bench.provenance", "cgroup_limits"),
+    "topology": ("bench.provenance", "_topology"),
+    "NVML": ("pynvml", "nvmlInit"),
+    "frameworks": ("tensorflow.sysconfig", "get_build_info"),
+    "peak FLOP/s": ("bench.run_columns", "measured_peak"),
+    "predicted memory": ("bench.run_columns", "predict"),
+    "allocator": ("tensorflow.config.experimental", "reset_memory_stats"),
+    "FLOPs": ("bench.workloads.arithmetic", "count_flops"),
+    "process samples": ("psutil", "net_io_counters"),
+}
+"""Extra -> the module and the function that measure it."""
+
+
+def break_extra(name: str, how: str) -> None:
+    """A measurement beside the training fails or hangs; a hang has half a second."""
+    import bench.extras
+
+    def broken(*_: object, **__: object) -> None:
+        if how == "hang":
+            time.sleep(FOREVER_S)
+        raise RuntimeError("broken by a test")
+
+    module, function = EXTRAS[name]
+    setattr(sys.modules.get(module) or import_module(module), function, broken)
+    extras: Any = bench.extras.EXTRAS
+    extras[name] = dataclasses.replace(extras[name], bound_s=0.5)
 
 
 def _rank() -> int:

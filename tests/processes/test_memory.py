@@ -7,7 +7,7 @@ import subprocess
 import pandas as pd
 import pytest
 
-from tests.benchmark import ROOT, SEVERAL_S, Benchmark, clean_environment, last_json, run_all
+from tests.benchmark import ONEDNN, ROOT, SEVERAL_S, Benchmark, clean_environment, last_json, run_all
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 
@@ -17,8 +17,8 @@ CASES = [("mnist_cnn", 64), ("mnist_cnn", 1024), ("vgg16", 1), ("vgg16", 2), ("v
 WITH_PEAK = ("mnist_cnn", 1024)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+@pytest.fixture(scope="module", params=["0", "1"], ids=["without oneDNN", "with oneDNN"])
+def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> pd.DataFrame:
     """A row of `runs` for each case, with the highest peak of a rank, and the figures that the run printed; TensorFlow
     is loaded once for all."""
     results = tmp_path_factory.mktemp("memory") / "data"
@@ -29,7 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
         ]
         for model, batch in CASES
     ]
-    printed = {line["run_id"]: line for line in map(last_json, run_all(commands))}
+    printed = {line["run_id"]: line for line in map(last_json, run_all(commands, {ONEDNN: request.param}))}
     table = pd.read_parquet(results / "runs").set_index("run_id")
     table["measured"] = pd.read_parquet(results / "ranks").groupby("run_id")["framework_peak_mem_bytes"].max()
     table["printed"] = pd.Series(printed)
@@ -57,13 +57,21 @@ def test_a_timed_matrix_product_gives_the_peak_that_mfu_counts_from(runs: pd.Dat
     assert "--measure-peak" in dict(other["null_reasons"])["peak_source"]
 
 
-def test_trials_that_run_out_of_memory_are_recorded_as_such(benchmark: Benchmark) -> None:
+LIMITS = {
+    "0": {"TF_CPU_BFC_MEM_LIMIT_IN_MB": "140"},
+    "1": {"TF_MKL_ALLOC_MAX_BYTES": "110000000"},
+}
+"""oneDNN -> the limit of the allocator that goes with it."""
+
+
+@pytest.mark.parametrize("onednn", LIMITS)
+def test_trials_that_run_out_of_memory_are_recorded_as_such(benchmark: Benchmark, onednn: str) -> None:
     """TensorFlow's allocator on the CPU can be given a limit; then it says what it says of a full GPU."""
     words = [word for word in benchmark.command() if not word.startswith("--num-")]
     done = subprocess.run(
         [*words, "--find-max-batch", "--batch-size=512", "--max-batch-size=512", "--json"],
         cwd=ROOT,
-        env=clean_environment() | {"TF_MKL_ALLOC_MAX_BYTES": str(110_000_000)},
+        env=clean_environment() | {ONEDNN: onednn, **LIMITS[onednn]},
         capture_output=True,
         text=True,
         timeout=SEVERAL_S,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from results.schema import RANKS, RUNS
-from tests.benchmark import SEVERAL_S, Benchmark, last_json, null, run_all
+from tests.benchmark import ONEDNN, SEVERAL_S, SMALL, Benchmark, last_json, null, run_all
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 
@@ -88,6 +89,28 @@ def test_a_run_records_all_that_it_measured(
     window = iters[~iters["warmup"]]
     seconds = ((window["t_start_ns"] + window["duration_s"] * 1e9).max() - window["t_start_ns"].min()) / 1e9
     assert figures["images_per_s"] == pytest.approx(6 * 8 * devices / seconds)
+
+
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_every_strategy_runs_with_onednn_off_and_on(tmp_path: Path, onednn: str) -> None:
+    """CPUs differ in which of the two TensorFlow chooses, and with it the kernels and the allocator."""
+    rows = [row for row in TABLE if "--num-workers=1" not in row[1]]
+    run_all(
+        [
+            [f"--strategy={row[0]}", *row[1], *SMALL, f"--results-dir={tmp_path / str(index)}"]
+            for index, row in enumerate(rows)
+        ],
+        {ONEDNN: onednn},
+    )
+    for index, (strategy, *_) in enumerate(rows):
+        benchmark = Benchmark(tmp_path / str(index))
+        run, peaks = benchmark.only_run(), benchmark.table("ranks")["framework_peak_mem_bytes"]
+        assert (run["status"], run["strategy"]) == ("ok", strategy)
+        assert (peaks > 0).all() or (strategy == "ps" and peaks.isna().all())
+        environment = dict(run["provenance"]["environment"])
+        assert environment[ONEDNN] == onednn
+        if strategy != "ps":
+            assert environment.get("TF_CPU_ALLOCATOR_USE_BFC") == ("1" if onednn == "0" else None)
 
 
 def check_iterations(iters: pd.DataFrame, training: list[int], *, served: bool) -> None:
