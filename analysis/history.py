@@ -6,16 +6,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from analysis.command import console, name_skipped
 from analysis.errors import AnalysisError
-from analysis.options import Selection
+from analysis.options import Selection, share
 from results.command_line import perform
 from results.exit_codes import ExitCode
 from results.text import printable
@@ -35,11 +35,14 @@ class Options:
     """Find where a metric changed over time. Exit 1 when the newest segment of a configuration is worse than the
     one before it, or when all its runs failed since.
 
-    A point is what one experiment measured on one day (UTC), however many runs that were.
+    A point is what one experiment measured, however many runs that were. Where every night has the same experiment,
+    each night is a point.
     """
 
     metric: str = "images_per_s"
     """The figure; a wrong name lists all."""
+    threshold: Annotated[str, arg(metavar="SHARE")] = "1%"
+    """Changes smaller than this are no change: 2%, or 0.02."""
     output: Path = Path("results/reports")
     """Folder for history.html [path]."""
     selection: OmitArgPrefixes[Selection] = field(default_factory=Selection)
@@ -52,9 +55,9 @@ def history(options: Options) -> int:
     from analysis.metrics import metric_named, why_none
     from analysis.trends import trends
 
-    metric = metric_named(options.metric)
+    metric, threshold = metric_named(options.metric), share(options.threshold)
     results = Results(options.selection)
-    found = trends(results.runs, metric)
+    found = trends(results.runs, metric, threshold)
     if not found:
         raise AnalysisError(f"no run has {metric.name}{why_none(metric)}")
     lines = told(found, metric)
@@ -72,6 +75,7 @@ def told(found: Sequence[Trend], metric: Metric) -> list[str]:
     """A line for each change, newest first, and what a reader must know."""
     from analysis.changepoints import MIN_SEGMENT
     from analysis.provenance import told as attributed
+    from analysis.trends import LARGE_STEP
 
     changes = sorted(
         ((change, trend) for trend in found for change in trend.changes), key=lambda pair: pair[0].at.started_at
@@ -85,14 +89,14 @@ def told(found: Sequence[Trend], metric: Metric) -> list[str]:
     return [
         *(printable(line) for line in lines),
         f"A level has {MIN_SEGMENT} nights or more; how many more it takes to see a new one depends on how much nights "
-        "differ (docs/analysis.md). 'too short': too few nights to see any.",
+        f"differ (docs/analysis.md). 'too few nights': even a step of {LARGE_STEP - 1:.0%} could not be seen.",
     ]
 
 
 def cells(trend: Trend, metric: Metric) -> tuple[str, ...]:
     """A trend as text, in the order of HEADINGS."""
     last = trend.changes[-1] if trend.changes else None
-    level = "too short" if trend.too_short else "steady" if last is None else "worse" if last.worse else "better"
+    level = "too few nights" if trend.too_short else "steady" if last is None else "worse" if last.worse else "better"
     return (
         f"failed since {trend.failed_since:%Y-%m-%d}" if trend.failed_since else level,
         printable(trend.configuration.title),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
 from tyro.conf import UseAppendAction, arg
+
+from analysis.errors import AnalysisError
 
 Words = Annotated[tuple[str, ...], UseAppendAction]
 """A flag that may be given several times."""
@@ -37,3 +40,12 @@ class Selection:
     machine is the part that reports show, as JSON: "machine->>'hostname' = 'node07'"."""
 
     NAMES = ("experiment", "label", "strategy", "model")
+
+
+def share(text: str) -> float:
+    """Parse --threshold: '5%' or '0.05' is 0.05. Raises AnalysisError."""
+    number = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(%?)", text.strip())
+    value = float(number[1]) / (100 if number[2] else 1) if number else 0.0
+    if not 0 < value < 1:
+        raise AnalysisError(f"--threshold is {text!r}: give a share between 0 and 1, as 5% or 0.05")
+    return value

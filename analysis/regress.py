@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from analysis.command import console, name_skipped, say
 from analysis.errors import AnalysisError
-from analysis.options import Selection, Words
+from analysis.options import Selection, Words, share
 from results.command_line import perform
 from results.writing import replacing
 
@@ -53,7 +52,7 @@ class Options:
 
 def regress(options: Options) -> int:
     """Does what the options say and returns the exit code."""
-    threshold = _share(_THRESHOLD if options.threshold is None else options.threshold)
+    threshold = share(_THRESHOLD if options.threshold is None else options.threshold)
     if options.save_baseline is not None:
         return _save(options)
     if options.baseline is None:
@@ -101,15 +100,6 @@ def _save(options: Options) -> int:
         if len(one.run_ids) < 2:  # noqa: PLR2004
             say(f"Warning: {count(len(one.run_ids), 'good run')}, with which nothing can be judged: {one.title}")
     return name_skipped(PROG, loaded.skipped)
-
-
-def _share(text: str) -> float:
-    """'5%' or '0.05' as 0.05."""
-    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(%?)", text.strip())
-    share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
-    if not 0 < share < 1:
-        raise AnalysisError(f"--threshold is {text!r}: give a share between 0 and 1, as 5% or 0.05")
-    return share
 
 
 def main(argv: Sequence[str]) -> int:

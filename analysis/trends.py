@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 
 import pandas as pd
 
-from analysis.changepoints import MIN_SEGMENT, change_points
+from analysis.changepoints import change_points, shows_step
 from analysis.configurations import Configuration, configurations, in_order, may_be, told_apart
 from analysis.metrics import Metric
+from analysis.nights import nights
 from analysis.provenance import changes
 from analysis.samples import samples
 from analysis.stats import Interval, typical
 
+LARGE_STEP = 1.5
+"""Ratio of a change that is always to be seen, where a series is called steady."""
+
 
 @dataclass(frozen=True)
 class Point:
-    """The runs of a configuration that belong to one experiment and started on one day: they share that night's state
-    of the machine, so they are one point however many they are."""
+    """The runs of a configuration in one night (`analysis.nights`): they share that night's state of the machine, so
+    they are one point however many they are."""
 
     started_at: datetime
     experiment: str
@@ -54,13 +58,10 @@ class Trend:
     levels: Sequence[float]
     """Typical value of each segment."""
     changes: Sequence[Change]
+    too_short: bool
+    """True when nothing changed, and the points are too few, or differ too much, to show even LARGE_STEP."""
     failed_since: datetime | None = None
     """The first night after the last point in which all of its runs failed."""
-
-    @property
-    def too_short(self) -> bool:
-        """True when there are too few points for any change to be found."""
-        return len(self.points) < 2 * MIN_SEGMENT
 
     @property
     def worse(self) -> bool:
@@ -68,12 +69,15 @@ class Trend:
         return bool(self.changes) and self.changes[-1].worse
 
 
-def trends(runs: pd.DataFrame, metric: Metric) -> list[Trend]:
-    """The trend of every configuration that has the metric, in the order of `configurations`."""
+def trends(runs: pd.DataFrame, metric: Metric, threshold: float) -> list[Trend]:
+    """The trend of every configuration that has the metric, in the order of `configurations`.
+
+    Levels that differ by less than `threshold`, a share, are one.
+    """
     points: dict[str, list[Point]] = {}
     newest: dict[str, Configuration] = {}
     failed_since: dict[str, datetime] = {}
-    for night in _nights(runs):
+    for night in nights(runs):
         found = configurations(night)
         values = samples(found, metric)
         started, experiment = night["started_at"].iloc[0].to_pydatetime(), str(night["experiment"].iloc[0])
@@ -88,23 +92,15 @@ def trends(runs: pd.DataFrame, metric: Metric) -> list[Trend]:
                 newest[one.key] = one
                 points.setdefault(one.key, []).append(Point(started, experiment, values[one.key].value(), one.machines))
     return [
-        replace(_trend(one, points[one.key], metric), failed_since=failed_since.get(one.key))
+        replace(_trend(one, points[one.key], metric, threshold), failed_since=failed_since.get(one.key))
         for one in in_order(told_apart(newest.values()))
     ]
 
 
-def _nights(runs: pd.DataFrame) -> Iterable[pd.DataFrame]:
-    """The runs of each experiment and day, in the order in which these began."""
-    day = runs["started_at"].dt.floor("D")
-    groups = [group for _, group in runs.groupby([runs["experiment"], day], sort=False)]
-    return sorted(groups, key=lambda group: group["started_at"].iloc[0])
-
-
-def _trend(one: Configuration, points: Sequence[Point], metric: Metric) -> Trend:
+def _trend(one: Configuration, points: Sequence[Point], metric: Metric, threshold: float) -> Trend:
     values = [point.value.value for point in points]
-    starts = [0, *change_points(values)]
-    levels = [typical(values[start:end]).value for start, end in pairwise([*starts, len(values)])]
-    found = [
+    starts, levels = join_levels(values, [0, *change_points(values)], threshold)
+    changed = [
         Change(
             at=points[start],
             ratio=new / old,
@@ -113,4 +109,19 @@ def _trend(one: Configuration, points: Sequence[Point], metric: Metric) -> Trend
         )
         for start, (old, new) in zip(starts[1:], pairwise(levels), strict=True)
     ]
-    return Trend(one, points, starts, levels, found)
+    worse = 1 / LARGE_STEP if metric.higher_is_better else LARGE_STEP
+    return Trend(one, points, starts, levels, changed, too_short=not changed and not shows_step(values, worse))
+
+
+def join_levels(values: Sequence[float], starts: Sequence[int], threshold: float) -> tuple[list[int], list[float]]:
+    """Join neighbouring segments, the most alike first, until all differ by `threshold`.
+
+    Returns the starts and the typical values of the segments. A drift in steps below the threshold still shows.
+    """
+    starts = [*starts]
+    while True:
+        levels = [typical(values[start:end]).value for start, end in pairwise([*starts, len(values)])]
+        sizes = [abs(new / old - 1) for old, new in pairwise(levels)]
+        if not sizes or min(sizes) >= threshold:
+            return starts, levels
+        del starts[1 + sizes.index(min(sizes))]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.changepoints import MIN_SEGMENT, change_points, energies
+from analysis.changepoints import MIN_SEGMENT, change_points, energies, ratios, shows_step
 
 WOBBLE = [1.0, 1.01, 0.99, 1.005, 0.995, 1.012, 0.988, 1.002, 0.998, 1.007]
 
@@ -50,6 +50,42 @@ def test_levels_are_found_where_they_begin(levels, expected):
 def test_a_new_level_is_found_on_its_third_night():
     stable = wobbling(100, 100)
     assert [change_points(stable + [120.0, 121.0, 119.0][:nights]) for nights in range(4)] == [[], [], [], [20]]
+
+
+@pytest.mark.parametrize("nights", range(6, 21))
+def test_a_series_that_halves_is_found_from_six_nights_on(nights):
+    """Also on the third night of the new level, which the permutations of a short series cannot show."""
+    for start in {nights // 2, nights - MIN_SEGMENT}:
+        values = noise(nights, nights, 0.005)
+        values[start:] /= 2
+        assert change_points(values) == [start]
+
+
+def test_false_alarms_of_short_series_are_rare():
+    alarms = [bool(change_points(noise(seed, nights, 0.05))) for nights in (6, 7, 8, 10, 12) for seed in range(200)]
+    assert sum(alarms) <= 6
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_one_outlier_in_a_short_series_is_no_change(place):
+    values = WOBBLE[:8]
+    values[place] *= 0.5
+    assert change_points(values) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "ratio", "expected"),
+    [
+        (WOBBLE[:5], 100.0, False),
+        (WOBBLE[:6], 1.5, True),
+        (WOBBLE[:6], 1.01, False),
+        ([1.0] * 6, 1.01, True),
+        ([1.0, 2.0, 1.4, 2.5, 1.1, 1.7, 0.9], 1.5, False),
+        ([100.0, 1.0] * 10 + WOBBLE * 2, 1.5, True),
+    ],
+)
+def test_a_step_shows_where_the_newest_values_are_enough_and_alike(values, ratio, expected):
+    assert shows_step(values, ratio) is expected
 
 
 @pytest.mark.parametrize("points", range(2 * MIN_SEGMENT))
@@ -123,6 +159,25 @@ def test_energies_are_those_of_a_naive_loop(values):
 def test_energy_by_hand():
     """Across 9 pairs of distance 2, none within: 3 * 3 / 6 * (2 * 2)."""
     assert energies(np.array([[1.0, 1, 1, 3, 3, 3]])).tolist() == [[[6.0]]]
+
+
+def test_ratio_by_hand():
+    """The energy 3 * 3 / 6 * (2 * 4 - 2 / 3 - 4 / 3) over the mean distance of the right side, 4 / 3."""
+    assert ratios(np.array([[0.0, 1, 0, 4, 6, 4]])).tolist() == [[[pytest.approx(1.5 * (2 * 13 / 3 - 2) / (4 / 3))]]]
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2 * MIN_SEGMENT, max_size=12, unique=True))
+@settings(max_examples=30, deadline=None)
+def test_ratios_are_energies_over_the_larger_mean_distance(values):
+    n = len(values)
+    quotients = ratios(np.array([values]))[0]
+    for split in range(MIN_SEGMENT, n - MIN_SEGMENT + 1):
+        for end in range(split + MIN_SEGMENT, n + 1):
+            sides = values[:split], values[split:end]
+            spread = max(np.mean([abs(a - b) for a, b in combinations(side, 2)]) for side in sides)
+            if spread > 1e-3:
+                quotient = quotients[split - MIN_SEGMENT, end - 2 * MIN_SEGMENT]
+                assert quotient * spread == pytest.approx(naive_energy(*sides), abs=1e-6)
 
 
 def test_one_outlier_makes_no_energy():

@@ -86,5 +86,5 @@ def test_titles_differ_where_configurations_do(tmp_path: Path) -> None:
 def test_in_a_history_titles_differ_though_each_night_measured_one(tmp_path: Path) -> None:
     for day, size in ((1, 64), (2, 96)):
         add_run(tmp_path, **MWMS, image_size=size, started_at=START.replace(day=day))
-    found = trends(Results(Selection(results_dir=(str(tmp_path),))).runs, METRICS["images_per_s"])
+    found = trends(Results(Selection(results_dir=(str(tmp_path),))).runs, METRICS["images_per_s"], 0.01)
     assert [one.configuration.shape for one in found] == [" 64x64", " 96x96"]

@@ -15,7 +15,7 @@ from analysis.history import main
 from analysis.load import Results
 from analysis.metrics import METRICS
 from analysis.options import Selection
-from analysis.trends import Trend, trends
+from analysis.trends import Trend, join_levels, trends
 from tests.synthetic_store import START, add_run
 
 NOISE = (1.0, 1.003, 0.998, 1.001, 0.997, 1.002, 0.999, 1.0005)
@@ -32,7 +32,7 @@ def nights(root: Path, steps: Sequence[float], runs: int = 1, **fields: object) 
 
 
 def found(root: Path, metric: str = "images_per_s") -> list[Trend]:
-    return trends(Results(Selection(results_dir=(str(root),))).runs, METRICS[metric])
+    return trends(Results(Selection(results_dir=(str(root),))).runs, METRICS[metric], 0.01)
 
 
 def test_a_step_is_found_where_it_is_and_what_changed_with_it_is_named(tmp_path: Path) -> None:
@@ -123,17 +123,88 @@ def test_a_run_that_failed_before_its_device_was_known_may_have_been_any(tmp_pat
 
 def test_days_are_those_of_utc(tmp_path: Path) -> None:
     """In Tokyo the second run is of the next day."""
-    add_run(tmp_path, [0.1], started_at=datetime(2026, 5, 1, 1, tzinfo=timezone.utc))
-    add_run(tmp_path, [0.1], started_at=datetime(2026, 5, 1, 23, tzinfo=timezone.utc))
+    add_run(tmp_path, [0.1], started_at=datetime(2026, 5, 1, 14, tzinfo=timezone.utc))
+    add_run(tmp_path, [0.1], started_at=datetime(2026, 5, 1, 16, tzinfo=timezone.utc))
     script = (
         "import sys; from analysis.load import Results; from analysis.metrics import METRICS; "
         "from analysis.options import Selection; from analysis.trends import trends; "
-        "(one,) = trends(Results(Selection(results_dir=(sys.argv[1],))).runs, METRICS['images_per_s']); "
+        "(one,) = trends(Results(Selection(results_dir=(sys.argv[1],))).runs, METRICS['images_per_s'], 0.01); "
         "print([f'{point.started_at:%Y-%m-%d}' for point in one.points])"
     )
     words = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(words, env={**os.environ, "TZ": "Asia/Tokyo"}, capture_output=True, text=True, check=True)
     assert done.stdout == "['2026-05-01']\n"
+
+
+def run_history(root: Path, *words: str) -> int:
+    return main([f"--results-dir={root}/data", f"--output={root}/out", *words])
+
+
+def test_an_experiment_is_one_point_where_it_crosses_a_day(tmp_path: Path) -> None:
+    """Two bad nights are no level; as halves of nights they were four points."""
+    for night in range(14):
+        at = START.replace(hour=23, minute=50) + timedelta(days=night)
+        for run in range(2):
+            step = NOISE[(night + run) % len(NOISE)] * (0.115 if night > 11 else 0.1)
+            moment = {"started_at": at + timedelta(minutes=15 * run), "ended_at": at + timedelta(minutes=15 * run + 5)}
+            add_run(tmp_path / "data", [step], **moment, experiment="nightly")
+    (trend,) = found(tmp_path / "data")
+    assert [point.value.runs for point in trend.points] == [2] * 14
+    assert not trend.changes
+    assert run_history(tmp_path) == 0
+
+
+RATES = [1273, 1234, 1254, 1260, 884, 964, 891, 887]
+
+
+@pytest.mark.parametrize(("rates", "code", "ratio"), [(RATES, 1, 0.72), (RATES[4:] + RATES[:4], 0, 1.38)])
+def test_a_clear_step_is_found_in_eight_nights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rates: list[int], code: int, ratio: float
+) -> None:
+    for night, rate in enumerate(rates):
+        add_run(tmp_path / "data", [64 / rate], started_at=START + timedelta(days=night), experiment=f"n{night}")
+    (trend,) = found(tmp_path / "data")
+    assert list(trend.starts) == [0, 4]
+    assert trend.changes[0].ratio == pytest.approx(ratio, abs=0.01)
+    assert not trend.too_short
+    assert run_history(tmp_path) == code
+    assert f"{trend.changes[0].ratio - 1:+.1%}, {'worse' if code else 'better'}" in capsys.readouterr().out
+
+
+def test_a_change_below_the_threshold_is_no_alarm(tmp_path: Path) -> None:
+    for night in range(30):
+        step = 0.1 * NOISE[night % len(NOISE)] ** 0.05 * (1.0005 if night >= 20 else 1)
+        add_run(tmp_path / "data", [step], started_at=START + timedelta(days=night), experiment=f"n{night}")
+    assert run_history(tmp_path) == 0
+    assert run_history(tmp_path, "--threshold=0.06%") == 0
+    assert run_history(tmp_path, "--threshold=0.03%") == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "level"),
+    [
+        ([0.1] * 5, "too few nights"),
+        ([0.1] * 6, "steady"),
+        ([0.1, 0.16, 0.12, 0.19, 0.11, 0.14, 0.1, 0.17], "too few nights"),
+        ([0.1, 0.105] * 4, "steady"),
+    ],
+)
+def test_steady_is_only_what_would_have_shown_a_large_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: list[float], level: str
+) -> None:
+    nights(tmp_path / "data", steps)
+    assert run_history(tmp_path) == 0
+    newest = capsys.readouterr().out.splitlines()[4]
+    assert newest.strip().startswith(level)
+
+
+def test_segments_that_differ_by_less_than_the_threshold_are_one() -> None:
+    drift = [100.0] * 3 + [99.4] * 3 + [98.8] * 3 + [98.2] * 3
+    assert join_levels(drift, [0, 3, 6, 9], 0.001)[0] == [0, 3, 6, 9]
+    starts, levels = join_levels(drift, [0, 3, 6, 9], 0.01)
+    assert len(starts) == len(levels) == 2
+    assert levels[1] / levels[0] < 0.99
+    assert join_levels(drift, [0, 3, 6, 9], 0.05) == ([0], pytest.approx([99.1], abs=0.01))
 
 
 def test_bad_questions_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,6 +213,7 @@ def test_bad_questions_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--metric=speed"], "--metric speed: no such metric"),
         ([], "no run has images_per_s"),
         (["--experiment=x"], "no run of experiment 'x'. There are: e"),
+        (["--threshold=5"], "--threshold is '5': give a share between 0 and 1, as 5% or 0.05"),
     ):
         assert main([f"--results-dir={tmp_path}", *words]) == 2
         err = capsys.readouterr().err
