@@ -28,7 +28,7 @@ setup: .venv/.ready
 
 announcement:
 	@echo "Measures 42 runs, 7 strategies on 2 models, in about 4 minutes on a 2-core virtual machine; then a table and a report."
-	@[ -e .venv/.ready ] || echo "Before that, once: the set-up of .venv, 2 minutes; after 12 runs, unless its wheel is kept: the build of Horovod, 5 minutes."
+	@[ -e .venv/.ready ] || echo "Before that, once: the set-up of .venv, 3 minutes; after 12 runs, unless its wheel is kept: the build of Horovod, 5 minutes."
 
 # A first set-up builds Horovod between runs: beside them it would be measured too.
 demo: announcement .venv/.packages
