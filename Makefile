@@ -1,27 +1,43 @@
 # Two commands: `make demo` measures and draws, `make test` proves. Both do their own set-up, once.
 PYTHON ?= python3
 PY := .venv/bin/python
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup demo test fuzz faults packages perf soak audit lock clean
+.PHONY: setup announcement demo test fuzz faults packages perf soak audit lock clean
 
 setup: .venv/.ready
 
-.venv/.ready: requirements.lock pyproject.toml jobs/build_horovod.py
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
-		|| { echo "TrainScale needs Python 3.10 to 3.13 (make PYTHON=python3.12 ...)"; exit 3; }
+# What measures and draws, without Horovod, whose build takes minutes and a compiler.
+.venv/.packages: requirements.lock pyproject.toml jobs/check_python.py
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on PATH: name a Python 3.10 to 3.13, as make PYTHON=python3.11" >&2; exit 3; }
+	@$(PYTHON) jobs/check_python.py
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	jobs/install_packages.sh g++=g++
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/.ready: .venv/.packages jobs/build_horovod.py
+	jobs/install_packages.sh g++
 	$(PY) -m jobs.build_horovod || echo "Everything but --strategy horovod works without it."
 	touch $@
 
-demo: setup
-	@name=demo-$$(date +%Y%m%d-%H%M%S) && \
-	{ $(PY) -m jobs.sweep jobs/sweeps/demo.toml --experiment $$name; swept=$$?; } && \
+# What checks and tests; its lock holds all of requirements.lock too.
+.venv/.tests: .venv/.ready requirements-dev.lock
+	$(INSTALL) --require-hashes -r requirements-dev.lock
+	touch $@
+
+announcement:
+	@echo "Measures 42 runs, 7 strategies on 2 models, in about 4 minutes on a 2-core virtual machine; then a table and a report."
+	@[ -e .venv/.ready ] || echo "Before that, once: the set-up of .venv, 3 minutes; after 12 runs, unless its wheel is kept: the build of Horovod, 5 minutes."
+
+# A first set-up builds Horovod between runs: beside them it would be measured too.
+demo: announcement .venv/.packages
+	@name=demo-$$(date +%Y%m%d-%H%M%S) && sweep="$(PY) -m jobs.sweep jobs/sweeps/demo.toml --experiment $$name" && \
+	{ [ -e .venv/.ready ] || $$sweep --max-repeats 1 --only '[!h]*'; $(MAKE) --no-print-directory setup; } && \
+	{ $$sweep; swept=$$?; } && \
 	$(PY) -m analysis.report --experiment $$name --output results/reports/$$name --format html,png && exit $$swept
 
-test: packages setup
+test: packages .venv/.tests
 	tests/browser/install_chromium.sh
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -29,15 +45,15 @@ test: packages setup
 	$(PY) -m pytest
 
 # Input that nobody meant, new at every call: for minutes, where `make test` tries the same few hundred examples of each.
-fuzz: setup
+fuzz: .venv/.tests
 	$(PY) -m pytest tests/fuzz --hypothesis-profile=long --timeout=0
 
 # A Slurm for the tests to start, where root may install it.
 packages:
-	jobs/install_packages.sh ip=iproute2 munged=munge "slurmd=slurmctld slurmd slurm-client libpmix-dev"
+	jobs/install_packages.sh ip munged slurmd
 
 # Figures that need a quiet machine: what the loop, the telemetry, input and size cost. And how often the verdicts are right.
-perf: setup
+perf: .venv/.tests
 	$(PY) -m tests.perf.overhead
 	$(PY) -m tests.perf.horovod_script
 	$(PY) -m tests.perf.input_pipeline
@@ -49,23 +65,24 @@ perf: setup
 	$(PY) -m tests.perf.memory
 
 # Every fault under every strategy; writes the table of docs/faults.md anew.
-faults: setup
+faults: .venv/.tests
 	WRITE_FAULTS=1 $(PY) -m pytest tests/processes/test_faults.py
 
 # An hour of runs on a quiet machine: does anything grow or stay behind?
-soak: setup
+soak: .venv/.tests
 	$(PY) -m tests.perf.soak
 
 # Asks PyPI's database of vulnerabilities for every pin; needs the internet, and says so where it cannot be asked.
 audit:
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements-dev.lock
 
 # After a change of the dependencies; needs uv.
+COMPILE := uv pip compile --universal --python-version 3.10 --generate-hashes --extra mpi --extra horovod --no-header --no-annotate
 lock:
-	uv pip compile --universal --python-version 3.10 --generate-hashes --extra dev --extra mpi --extra horovod --no-header --no-annotate \
-		pyproject.toml -o requirements.lock
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean:
 	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -40,8 +40,8 @@ _MENDED = {
 }
 
 _NEEDED = {
-    "g++": "a C++ compiler (Debian: apt-get install g++)",
-    "make": "make (Debian: apt-get install make)",
+    "g++": "a C++ compiler (apt-get install g++; dnf or zypper install gcc-c++)",
+    "make": "make (apt-get, dnf or zypper install make)",
     "cmake": "cmake (pip install '.[horovod]')",
 }
 

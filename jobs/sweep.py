@@ -49,6 +49,8 @@ class Options:
     """Names of the configurations to run, with * and ?, as --dry-run lists them."""
     max_nodes: int | None = None
     """Leave out configurations that need more nodes [nodes]."""
+    max_repeats: int | None = None
+    """Leave out the repeats after these many [repeats]."""
     retries: int = 1
     """How often a run that failed is tried again, after all others."""
     dry_run: FlagCreatePairsOff[bool] = False
@@ -68,7 +70,7 @@ class Options:
     settings: OmitArgPrefixes[Site] = field(default_factory=Site)
 
     def __post_init__(self) -> None:
-        for name, least in (("max_nodes", 1), ("retries", 0), ("max_queued", 1)):
+        for name, least in (("max_nodes", 1), ("max_repeats", 1), ("retries", 0), ("max_queued", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise Refused(f"{command_line.flag(name)} is {value}: give a whole number of at least {least}")
@@ -82,11 +84,13 @@ class Options:
 
 def wanted(sweep: Sweep, options: Options) -> list[Run]:
     """The runs that the command line asks for. Raises Refused where it leaves none."""
-    most = options.max_nodes or sys.maxsize
+    max_nodes, max_repeats = options.max_nodes or sys.maxsize, options.max_repeats or sys.maxsize
     runs = [
         run
         for run in sweep.runs()
-        if fnmatch.fnmatchcase(run.configuration.name, options.only) and run.configuration.nodes <= most
+        if fnmatch.fnmatchcase(run.configuration.name, options.only)
+        and run.configuration.nodes <= max_nodes
+        and run.repeat <= max_repeats
     ]
     if not runs:
         raise Refused(f"--only {options.only!r} and --max-nodes leave no configuration: see --dry-run")

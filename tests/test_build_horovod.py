@@ -67,7 +67,7 @@ def test_a_missing_compiler_is_named_with_its_package(tmp_path: Path) -> None:
     program(tmp_path, "make")
     with pytest.raises(CannotBuild) as caught:
         build({"PATH": str(tmp_path)}, {}, tmp_path / "cache")
-    assert "a C++ compiler (Debian: apt-get install g++)" in str(caught.value)
+    assert "a C++ compiler (apt-get install g++; dnf or zypper install gcc-c++)" in str(caught.value)
     assert "cmake" in str(caught.value)
     assert "make (" not in str(caught.value).replace("cmake (", "")
     assert not (tmp_path / "cache").exists()

@@ -177,6 +177,14 @@ def test_a_run_whose_job_never_came_so_far_is_recorded(tmp_path: Path) -> None:
     assert "job 7 ended before this run began: CANCELLED" in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_later_repeats_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text('repeats = 3\n[matrix]\nstrategy = ["single", "mwms"]')
+    runs = wanted(load(path), Options(file=path, max_repeats=2))
+    assert sorted(run.name for run in runs) == [f"{name}, repeat {n}" for name in ("mwms", "single") for n in (1, 2)]
+    assert runs == [run for run in load(path).runs() if run.repeat < 3]
+
+
 def test_configurations_are_chosen_by_name_and_nodes(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text('[matrix]\nstrategy = ["single", "mwms"]\nnodes = [1, 2]')
@@ -191,6 +199,7 @@ def test_configurations_are_chosen_by_name_and_nodes(tmp_path: Path) -> None:
     [
         (["--retries=-1"], "--retries is -1"),
         (["--max-queued=0"], "--max-queued is 0"),
+        (["--max-repeats=0"], "--max-repeats is 0"),
         (["--submit", "--here"], "exclude each other"),
         (["--bogus"], "Unrecognized options: --bogus"),
         (["--only=nothing"], "leave no configuration: see --dry-run"),

@@ -1,4 +1,4 @@
-"""The lock: whole, with hashes, in step with pyproject.toml, and without versions that are known to be vulnerable.
+"""The locks: whole, with hashes, in step with pyproject.toml, and without versions that are known to be vulnerable.
 
 What needs a database of vulnerabilities is `make audit`.
 """
@@ -6,6 +6,7 @@ What needs a database of vulnerabilities is `make audit`.
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,8 +23,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-LOCKED_EXTRAS = ("dev", "mpi", "horovod")
-"""Those that `make lock` locks."""
+LOCKS = {"requirements.lock": {"mpi", "horovod"}, "requirements-dev.lock": {"mpi", "horovod", "dev"}}
+"""Lock -> the extras that `make lock` locks in it."""
 ADVISORIES = tomllib.loads((ROOT / "tests" / "advisories.toml").read_text())
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
@@ -50,9 +51,14 @@ def exact(requirement: Requirement) -> Version:
     return Version(one.version)
 
 
+@pytest.fixture(scope="module", params=LOCKS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def lock() -> str:
-    return (ROOT / "requirements.lock").read_text()
+def lock(name: str) -> str:
+    return (ROOT / name).read_text()
 
 
 def test_every_pin_is_exact_and_has_hashes(lock: str) -> None:
@@ -77,10 +83,10 @@ def test_what_is_known_is_of_packages_that_are_locked(lock: str) -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_lock_satisfies_what_the_project_asks_for(lock: str, python: str) -> None:
+def test_the_lock_satisfies_what_the_project_asks_for(name: str, lock: str, python: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = [Requirement(text) for text in [*project["dependencies"], *(e for x in LOCKED_EXTRAS for e in extras[x])]]
+    asked = [Requirement(text) for text in [*project["dependencies"], *(e for x in LOCKS[name] for e in extras[x])]]
     place = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
 
     def here(marker: Marker | None) -> bool:
@@ -95,10 +101,18 @@ def test_the_lock_satisfies_what_the_project_asks_for(lock: str, python: str) ->
     assert missing == []
 
 
-def test_the_lock_is_made_of_these_extras() -> None:
-    (command,) = re.findall(r"uv pip compile .*", (ROOT / "Makefile").read_text())
-    assert tuple(re.findall(r"--extra (\w+)", command)) == LOCKED_EXTRAS
+def test_what_runs_is_tested_with_the_same_pins() -> None:
+    """The development lock holds every pin of the other, with its hashes: installing it changes none of them."""
+    entries = [{*re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())} for name in LOCKS]
+    assert len(entries[0]) > 50
+    assert entries[0] < entries[1]
 
 
-def test_set_up_insists_on_hashes() -> None:
-    assert "--require-hashes -r requirements.lock" in Path(ROOT / "Makefile").read_text()
+def test_the_lock_is_made_of_these_extras(name: str) -> None:
+    done = subprocess.run(["make", "-n", "lock"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (command,) = re.findall(rf"uv pip compile .* -o {name}$", done.stdout, re.M)
+    assert {*re.findall(r"--extra (\w+)", command)} == LOCKS[name]
+
+
+def test_set_up_insists_on_hashes(name: str) -> None:
+    assert f"--require-hashes -r {name}" in Path(ROOT / "Makefile").read_text()
