@@ -17,31 +17,26 @@ def decode(encoded: tf.Tensor, window: Callable[[tf.Tensor], tf.Tensor], shape: 
     """
     height, width, channels = shape
 
-    def of_jpeg() -> tf.Tensor:
-        size = tf.image.extract_jpeg_shape(encoded)
-        return tf.image.decode_and_crop_jpeg(
-            encoded, window(size), channels=channels, dct_method="INTEGER_FAST", fancy_upscaling=False
-        )
-
     def of_any() -> tf.Tensor:
         pixels = tf.io.decode_image(encoded, channels=_RGB, expand_animations=False)
         top, left, high, wide = tf.unstack(window(tf.shape(pixels)))
         pixels = pixels[top : top + high, left : left + wide]
         return tf.image.rgb_to_grayscale(pixels) if channels != _RGB else pixels
 
-    image = tf.cond(_is_usual_jpeg(encoded), of_jpeg, of_any)
+    def of_jpeg() -> tf.Tensor:
+        size = tf.image.extract_jpeg_shape(encoded)
+
+        def cropped() -> tf.Tensor:
+            return tf.image.decode_and_crop_jpeg(
+                encoded, window(size), channels=channels, dct_method="INTEGER_FAST", fancy_upscaling=False
+            )
+
+        return tf.cond(size[2] == _CMYK, of_any, cropped)  # which TensorFlow does not turn gray
+
+    image = tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_any)
     return tf.ensure_shape(tf.image.resize(image, (height, width)), shape) * (1.0 / 255.0)
 
 
 def whole(size: tf.Tensor) -> tf.Tensor:
     """The window that is the whole image."""
     return tf.stack([0, 0, size[0], size[1]])
-
-
-def _is_usual_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether the image is a JPEG that TensorFlow decodes in gray and in RGB, in windows too."""
-    return tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.image.extract_jpeg_shape(encoded)[2] != _CMYK,
-        lambda: tf.constant(False),
-    )
