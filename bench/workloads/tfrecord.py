@@ -23,7 +23,7 @@ import tensorflow as tf
 from bench.errors import gist
 from bench.workloads.datasets import Cache
 from bench.workloads.decoding import decode, whole
-from bench.workloads.records import IMAGE, LABEL, Index, Part, sharding
+from bench.workloads.records import IMAGE, LABEL, Index, Part, describe_images, sharding
 from results.text import printable
 from strategies.base import Shard
 
@@ -65,6 +65,7 @@ class Records:
         self._shape, self._seed, self._cache, self._by_record = shape, seed, cache, by_record
         self._read: list[tuple[Shard, bool]] = []
         self.num_samples = sum(self._counts)
+        self.num_classes = index.num_classes
         self.digest: str | None = index.digest(part)
         self.held_bytes = 0
 
@@ -127,6 +128,18 @@ class Records:
             return f"{_said(error)}: if a data file is why, python -m bench.data check names it"
         except tf.errors.OpError as other:
             return f"data files cannot be read: {_said(other)}"
+        return None
+
+    def look(self) -> str | None:
+        """Of the first record; None where it cannot be read."""
+        try:
+            with tf.device("CPU:0"):
+                for serialized in tf.data.TFRecordDataset(self._paths[:1]).take(1):
+                    encoded, _ = self._parse(tf.constant(0, tf.int64), serialized)
+                    first = tf.io.decode_image(encoded, expand_animations=False)
+                    return f"from {describe_images([first.shape])}"
+        except _DATA_ERRORS:  # training says which record
+            return None
         return None
 
     def problem(self, serialized: bytes) -> str | None:
