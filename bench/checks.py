@@ -56,8 +56,9 @@ def python(version: str, wanted: str, executable: str) -> Verdict:
     return "ok", f"{version} ({executable})", ""
 
 
-def packages(requirements: Sequence[str], installed: Callable[[str], str | None]) -> Verdict:
-    """`installed` gives the version of a package, None where it is not there."""
+def packages(requirements: Sequence[str], installed: Callable[[str], str | None], imported: Answer) -> Verdict:
+    """`installed` gives the version of a package, None where it is not there; `imported` of a process that imported
+    them and named those that fail."""
     from packaging.requirements import Requirement
 
     parsed = [Requirement(text) for text in requirements]
@@ -68,7 +69,13 @@ def packages(requirements: Sequence[str], installed: Callable[[str], str | None]
         for each, version in needed
         if version is not None and not each.specifier.contains(version, prereleases=True)
     ]
-    return ("fail", "; ".join(missing + wrong), _INSTALL) if missing + wrong else ("ok", f"all {len(needed)}", "")
+    if missing + wrong:
+        return "fail", "; ".join(missing + wrong), _INSTALL
+    if broken := imported.stdout.splitlines():
+        return "fail", *told(broken[0], _INSTALL)
+    if imported.returncode != 0:
+        return "fail", f"cannot be imported: {imported.trouble}", _INSTALL
+    return "ok", f"all {len(needed)}", ""
 
 
 def tensorflow(answer: Answer) -> Verdict:

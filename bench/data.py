@@ -18,7 +18,18 @@ from tyro.conf import Positional, subcommand
 from bench import frameworks
 from bench.errors import BenchError, UsageError
 from bench.workloads.datasets import DATASETS, how_to_fetch
-from bench.workloads.records import INDEX, MOST_CLASSES, PARTS, Index, Part, RecordSet, describe, read_index, shards_in
+from bench.workloads.records import (
+    INDEX,
+    MOST_CLASSES,
+    PARTS,
+    Index,
+    Part,
+    RecordSet,
+    describe,
+    describe_images,
+    read_index,
+    shards_in,
+)
 from results.command_line import complain, flag, perform
 from results.exit_codes import ExitCode
 from results.text import printable
@@ -40,8 +51,9 @@ class WriteShards:
     """How many images to generate instead [images]: random fields as hard to decode as photographs, tinted by class."""
     part: Part = "train"
     """What they are for: train, or validation, which evaluations read."""
-    shards: int = 8
-    """Into how many files [files]. Give each process that will train one or more."""
+    shards: int | None = None
+    """Into how many files [files]; None is 8, or one per image where there are fewer. Give each process that will train
+    one or more."""
     image_size: int = 256
     """Height and width of generated images [pixels]."""
     num_classes: int = 10
@@ -69,8 +81,13 @@ class WriteShards:
         else:
             found = shards.generated(self.generate or 0, self.image_size, self.num_classes, self.seed, self.part)
             classes, num_classes = (), self.num_classes
-        index = shards.write(
+        index, shapes = shards.write(
             found, self.output, self.part, self.shards, num_classes=num_classes, classes=classes, seed=self.seed
+        )
+        files = index.files[self.part]
+        print(
+            f"Wrote {sum(file.records for file in files):,} images of {num_classes:,} classes "
+            f"({describe_images(shapes)}) as {len(files)} {self.part}-* files to {self.output}"
         )
         return _show(index, self.output)
 

@@ -102,6 +102,7 @@ class Node:
     def _probes(self) -> dict[str, list[str]]:
         place = f"{self.cluster.local_rank}, {self.cluster.local_size}"
         asked = {"tensorflow": probes.python(f"from bench.probes import tell_tensorflow; tell_tensorflow({place})")}
+        asked["packages"] = probes.python("from bench.probes import tell_packages; tell_packages()")
         asked["mpi"] = probes.python("from bench.probes import tell_mpi; tell_mpi()")
         if self.misfit is None:
             asked["horovod"] = probes.python(probes.ASK_FEATURES)
@@ -138,7 +139,7 @@ class Node:
 
 CHECKS: dict[str, Callable[[Node], Verdict]] = {
     "Python": lambda n: checks.python(platform.python_version(), _project()["requires-python"], sys.executable),
-    "packages": lambda n: checks.packages(_project()["dependencies"], probes.installed),
+    "packages": lambda n: checks.packages(_project()["dependencies"], probes.installed, n.answers["packages"]),
     "TensorFlow": lambda n: checks.tensorflow(n.answers["tensorflow"]),
     "CPU cores": lambda n: checks.cores(n.cores, n.quota, os.cpu_count() or n.cores),
     "GPUs": lambda n: checks.gpus(n.gpu_names, n.gpus.unavailable, n.framework.get("gpus")),

@@ -6,9 +6,11 @@ Every `BenchError` is one line: what was given, what is allowed, what to do next
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from results.exit_codes import ExitCode
+from results.third_party import problem
 
 _WHERE = ("Graph execution error", "Detected at node", "<stack traces unavailable>")
 """What lines of TensorFlow's errors begin with that say where something happened, and not what."""
@@ -39,6 +41,17 @@ class WorkloadError(BenchError):
     """The training itself went wrong: a loss that is no number, replicas that differ."""
 
     exit_code = ExitCode.WORKLOAD
+
+
+@contextmanager
+def naming_failed_imports() -> Iterator[None]:
+    """Raises EnvironmentFault where a package of others cannot be imported, whatever it raises."""
+    try:
+        yield
+    except Exception as error:
+        if line := problem(error):
+            raise EnvironmentFault(line) from error
+        raise
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:

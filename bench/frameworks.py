@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
-from bench.errors import EnvironmentFault
+from bench.errors import EnvironmentFault, naming_failed_imports
 
 _KERAS_LEAST = (3, 8)
 """Keras 3.4 does not sum gradients over replicas (keras issue 19308), 3.5 to 3.7 fail under other strategies."""
+
+_BACKEND = "tensorflow"
 
 _OPTIONAL = ("matplotlib", "pandas", "scipy", "sklearn", "PIL")
 """Keras imports these where they are installed. Training needs none, and they cost 3 s and 180 MB a process."""
@@ -24,18 +28,44 @@ def preloaded() -> bool:
 
 
 def load() -> None:
-    """Imports TensorFlow and Keras. Raises EnvironmentFault when they are missing or known to train wrongly."""
-    try:
-        with _without_optional(), _without_garbage_collection():
-            import keras
-            import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise EnvironmentFault(f"TensorFlow cannot be loaded ({error}): pip install -e .") from error
+    """Imports TensorFlow and Keras. Raises EnvironmentFault when they cannot be imported, are known to train wrongly,
+    or when Keras is set to another backend."""
+    require_tensorflow_backend(os.environ)
+    with naming_failed_imports(), _without_optional(), _without_garbage_collection():
+        import keras
+        import tensorflow  # noqa: F401
     version = tuple(int(part) for part in keras.__version__.split(".")[:2])
     if version < _KERAS_LEAST:
         raise EnvironmentFault(
             f"Keras {keras.__version__} does not train correctly under every strategy: pip install 'keras>=3.8'"
         )
+
+
+def require_tensorflow_backend(env: Mapping[str, str]) -> None:
+    """Raises EnvironmentFault where a variable or Keras's settings file sets Keras to a backend that is not TensorFlow.
+    Loads neither."""
+    needs = "and runs train with TensorFlow"
+    if backend := env.get("KERAS_BACKEND"):
+        if backend != _BACKEND:
+            raise EnvironmentFault(f"the environment sets KERAS_BACKEND to {backend!r}, {needs}: unset KERAS_BACKEND")
+        return
+    path = _keras_home(env) / "keras.json"
+    try:
+        backend = json.loads(path.read_text(encoding="utf-8")).get("backend", _BACKEND)
+    except (OSError, ValueError, AttributeError):  # Keras reads no such file either
+        return
+    if backend != _BACKEND:
+        raise EnvironmentFault(
+            f"{str(path)!r} sets Keras's backend to {backend!r}, {needs}: export KERAS_BACKEND=tensorflow"
+        )
+
+
+def _keras_home(env: Mapping[str, str]) -> Path:
+    """The folder of Keras's settings, as Keras finds it."""
+    if folder := env.get("KERAS_HOME"):
+        return Path(folder)
+    home = os.path.expanduser("~")  # noqa: PTH111 -- Path.expanduser raises for a user without a home
+    return Path(home if os.access(home, os.W_OK) else tempfile.gettempdir()) / ".keras"
 
 
 def load_quietly() -> None:

@@ -19,14 +19,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from bench import frameworks, provenance
-from bench.errors import EnvironmentFault
+from bench.errors import EnvironmentFault, naming_failed_imports
 from jobs import mpi
 from jobs.cluster import ClusterError
 
@@ -35,6 +35,9 @@ PROBE_S = 120.0
 WRITERS, LINES = 4, 50
 ALL_LINES = WRITERS * LINES
 """Processes that try a folder at once, and what each writes and creates there."""
+
+_PACKAGES = ("pyarrow.parquet", "pandas", "duckdb", "scipy.stats", "matplotlib", "plotly", "h5py")
+"""What runs and reports import where they need it; every command imports the rest."""
 
 _FROM_LAUNCHER = re.compile(r"(OMPI|ORTE|PMIX|PMI|PRTE|HYDRA|HYDI|MPI|SLURM)_(?!ALLOW_RUN_AS_ROOT|CONF$)")
 """What mpirun and srun tell their processes: a command of ours that took it for its own would speak for that rank."""
@@ -181,6 +184,16 @@ def tell_tensorflow(local_rank: int, local_size: int) -> None:
         problem = str(error).splitlines()[0]
     said = {"gpus": [gpu.name for gpu in gpus], "growth_problem": problem}
     print(json.dumps(said | provenance.framework_versions()))
+
+
+def tell_packages() -> None:
+    """A probe: prints what is wrong with the packages that runs and reports need, TensorFlow aside, a line each."""
+    for package in _PACKAGES:
+        try:
+            with naming_failed_imports():
+                import_module(package)
+        except EnvironmentFault as error:
+            print(error)
 
 
 def tell_mpi() -> None:

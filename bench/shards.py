@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,8 @@ from results.writing import replacing
 
 FILENAME = "image/filename"
 
+_SHARDS = 8
+"""Files of a part, where no number is given."""
 _QUALITY = 90
 """Of JPEGs that are made here."""
 _JPEG = b"\xff\xd8\xff"
@@ -48,6 +51,11 @@ def in_folder(folder: Path, classes: Sequence[str]) -> tuple[list[Image], tuple[
             f"image folder {str(folder)!r} has no sub-folders: give one that has a sub-folder for each class"
         )
     known = tuple(classes) or tuple(printable(name) for name in found)
+    if nested := [name for name in found if _holds_only_folders(folder / name)]:
+        raise UsageError(
+            f"image folder {str(folder)!r} holds folders of folders ({', '.join(map(printable, nested))}), but its "
+            f"sub-folders are the classes: write each part by itself, with {_flags_of_parts(folder, nested)}"
+        )
     images = []
     for name in found:
         if printable(name) not in known:
@@ -57,6 +65,17 @@ def in_folder(folder: Path, classes: Sequence[str]) -> tuple[list[Image], tuple[
             raise UsageError(f"class folder {str(folder / name)!r} is empty: put images there, or remove it")
         images += [Image(partial(as_jpeg, path), known.index(printable(name)), path.name) for path in files]
     return images, known
+
+
+def _flags_of_parts(folder: Path, names: Sequence[str]) -> str:
+    """What to type for the first two folders of a folder whose sub-folders are no classes."""
+    parts = {name: " --part validation" if name.lower().startswith(("val", "test")) else "" for name in names[:2]}
+    return ", then ".join(f"--images {shlex.quote(printable(folder / name))}{part}" for name, part in parts.items())
+
+
+def _holds_only_folders(folder: Path) -> bool:
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return bool(entries) and all(entry.is_dir() for entry in entries)
 
 
 def as_jpeg(path: Path) -> bytes:
@@ -107,16 +126,20 @@ def write(
     images: Sequence[Image],
     folder: Path,
     part: Part,
-    shards: int,
+    shards: int | None = None,
     *,
     num_classes: int,
     classes: Sequence[str],
     seed: int,
-) -> Index:
-    """Writes the images, in an order that the seed gives, as so many files of a part, then the index, which joins what
-    it says of the other part. Labels count from 0. Raises UsageError where the folder holds such files already, and
-    EnvironmentFault for an image that is none; then nothing is left behind.
+) -> tuple[Index, set[tuple[int, ...]]]:
+    """Writes the images, in an order that the seed gives, as so many files of a part (8, or one per image where there
+    are fewer), then the index, which joins what it says of the other part. Labels count from 0.
+
+    Returns the index and the shapes [h, w, c] of the images. Raises UsageError where the folder holds such files
+    already, and EnvironmentFault for an image that is none; then nothing is left behind.
     """
+    if shards is None:
+        shards = min(_SHARDS, len(images))
     if len(images) < shards:
         raise UsageError(f"{len(images)} images do not fill {shards} files: give --shards a number up to that")
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,12 +148,15 @@ def write(
     _indexed(folder, num_classes)
     order = np.random.default_rng(seed).permutation(len(images))
     written: list[Path] = []
+    shapes = set()
     try:
         for number, chosen in enumerate(np.array_split(order, shards)):
             path = folder / f"{part}-{number:05d}-of-{shards:05d}"
             with replacing(path) as new, tf.io.TFRecordWriter(str(new)) as writer:
                 for index in chosen:
-                    writer.write(_record(images[index]))
+                    jpeg = images[index].read()
+                    shapes.add(tuple(tf.image.extract_jpeg_shape(jpeg).numpy().tolist()))
+                    writer.write(_record(images[index], jpeg))
             written.append(path)
         described = tuple(map(describe, written))
         # Only now: somebody may have written the other part meanwhile.
@@ -141,7 +167,7 @@ def write(
         for path in written:
             path.unlink(missing_ok=True)
         raise
-    return index
+    return index, shapes
 
 
 def _indexed(folder: Path, num_classes: int) -> Mapping[Part, tuple[RecordFile, ...]]:
@@ -157,9 +183,9 @@ def _indexed(folder: Path, num_classes: int) -> Mapping[Part, tuple[RecordFile, 
     return known.files
 
 
-def _record(image: Image) -> bytes:
+def _record(image: Image, jpeg: bytes) -> bytes:
     features = {
-        IMAGE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[image.read()])),
+        IMAGE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[jpeg])),
         LABEL: tf.train.Feature(int64_list=tf.train.Int64List(value=[image.label])),
         FILENAME: tf.train.Feature(bytes_list=tf.train.BytesList(value=[os.fsencode(image.name)])),
     }

@@ -17,8 +17,9 @@ from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
 
-from bench import output
+from bench import frameworks, output
 from bench.bounds import load_s
+from bench.errors import EnvironmentFault, naming_failed_imports
 from bench.launch_plan import LaunchPlan, workers
 from bench.lifecycle import describe_run, finish
 from bench.telemetry import Gpus
@@ -73,6 +74,7 @@ def _supervise(
     *,
     in_fork: Callable[[], int] | None,
 ) -> int:
+    frameworks.require_tensorflow_backend(env)
     plan = launch_plan.plan
     store = Store(plan.config.output.results_dir)
     store.prepare()
@@ -103,19 +105,24 @@ def _supervise(
         # The workers measure nothing yet: the time to look around on this machine and to load what the end needs.
         if held:
             describe_run(held[0], store, plan, env, gpus)
-            for module in ("pandas", "pyarrow.parquet"):
-                import_module(module)
+            with naming_failed_imports():
+                for module in ("pandas", "pyarrow.parquet"):
+                    import_module(module)
 
     machine = plan.config.machine
     with tempfile.TemporaryDirectory(prefix="trainscale-", ignore_cleanup_errors=True) as scratch:
-        outcome = launch(
-            workers(launch_plan, argv, {**env, SCRATCH: scratch}, run_id, in_fork=in_fork),
-            timeout_s=machine.timeout,
-            watchdog=Watchdog(Path(scratch), ranks, load_s(machine)),
-            signals=signals,
-            on_stderr=on_stderr,
-            on_started=while_they_start,
-        )
+        try:
+            outcome = launch(
+                workers(launch_plan, argv, {**env, SCRATCH: scratch}, run_id, in_fork=in_fork),
+                timeout_s=machine.timeout,
+                watchdog=Watchdog(Path(scratch), ranks, load_s(machine)),
+                signals=signals,
+                on_stderr=on_stderr,
+                on_started=while_they_start,
+            )
+        except EnvironmentFault:  # from `while_they_start`: nothing was measured
+            store.discard(run_id)
+            raise
     ending = _ending(outcome, machine.timeout, last_words | out_of_memory)
     if not held:
         _speak_for(launch_plan.members[0], ending)

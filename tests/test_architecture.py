@@ -19,7 +19,14 @@ PROCESSES = ("cluster", "launch", "mpi", "launchers", "rendezvous", "watchdog")
 MAY_IMPORT = {
     "results": {"results"},
     "jobs.cluster": set(),
-    "jobs": {"jobs", "results.command_line", "results.exit_codes", "results.text", "results.writing"},
+    "jobs": {
+        "jobs",
+        "results.command_line",
+        "results.exit_codes",
+        "results.text",
+        "results.third_party",
+        "results.writing",
+    },
     "jobs.sweep": {"jobs", "results"},
     "strategies": {"strategies", "jobs.cluster", "jobs.mpi", "bench.errors"},
     "bench": {"bench", "strategies", *(f"jobs.{part}" for part in PROCESSES), "results"},

@@ -217,3 +217,34 @@ def test_parts_that_are_written_side_by_side_are_both_indexed(tmp_path: Path) ->
     write([Image(read, 0, "")], tmp_path, "train", 1, num_classes=shards.CLASSES, classes=(), seed=1)
     index = read_index(tmp_path)
     assert (index.num_samples("train"), index.num_samples("validation")) == (1, 4)
+
+
+def test_folders_of_folders_are_told_from_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "val set"):
+        images(tmp_path / "photos" / part)
+    (tmp_path / "photos" / "README.txt").write_text("beside the folders")
+    assert main(["write", "--images=photos", "--output=out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bench.data: image folder 'photos' holds folders of folders (train, val set), ")
+    assert line.endswith("--images photos/train, then --images 'photos/val set' --part validation")
+    assert main(["write", "--images", "photos/train", "--output=out"]) == 0
+    assert main(["write", "--images", "photos/val set", "--part", "validation", "--output=out"]) == 0
+    assert [read_index(tmp_path / "out").num_samples(part) for part in ("train", "validation")] == [6, 6]
+
+
+def test_fewer_images_than_files_make_fewer_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import tensorflow as tf
+
+    source, output = images(tmp_path / "images"), tmp_path / "out"
+    (source / "ant" / "large.jpg").write_bytes(tf.io.encode_jpeg(np.zeros((90, 200, 1), np.uint8)).numpy())
+    (source / "notes.txt").write_text("beside the class folders")
+    assert main(["write", f"--images={source}", f"--output={output}"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == (f"Wrote 7 images of 2 classes (30x20 to 200x90 grey and colour) as 7 train-* files to {output}")
+    assert [file.records for file in read_index(output).files["train"]] == [1] * 7
+    assert main(["write", "--generate=20", "--image-size=8", f"--output={tmp_path / 'more'}"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("Wrote 20 images of 10 classes (8x8 colour) as 8 train-* files to ")

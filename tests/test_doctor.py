@@ -45,8 +45,15 @@ def root_is_refused() -> Answer:
 CASES: list[tuple[str, Verdict, str, str]] = [
     ("Python", checks.python("3.11.7", ">=3.10,<3.14", "/py"), "ok", "3.11.7 (/py)"),
     ("Python", checks.python("3.9.2", ">=3.10,<3.14", "/py"), "fail", "3.9.2, but TrainScale needs"),
-    ("packages", checks.packages(["a>=2", "b; python_version < '3'"], {"a": "2.1"}.get), "ok", "all 1"),
-    ("packages", checks.packages(["a>=2,<3", "b"], {"a": "3.0"}.get), "fail", "b is missing; a 3.0 is not <3"),
+    ("packages", checks.packages(["a>=2", "b; python_version < '3'"], {"a": "2.1"}.get, Answer(0)), "ok", "all 1"),
+    ("packages", checks.packages(["a"], {"a": "1"}.get, Answer(0, "a 1: cannot (x: y): z\n")), "fail", "a 1: cannot"),
+    ("packages", checks.packages(["a"], {"a": "1"}.get, Answer(-11)), "fail", "cannot be imported: SIGSEGV ended it"),
+    (
+        "packages",
+        checks.packages(["a>=2,<3", "b"], {"a": "3.0"}.get, Answer(0)),
+        "fail",
+        "b is missing; a 3.0 is not <3",
+    ),
     ("TensorFlow", checks.tensorflow(Answer(0, '{"TensorFlow": "2.21.0", "Keras": "3.15"}')), "ok", "2.21.0, Ker"),
     ("TensorFlow", checks.tensorflow(Answer(-4)), "fail", "this CPU lacks instructions"),
     ("TensorFlow", checks.tensorflow(Answer(None)), "fail", "it did not end in time"),

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from bench.workloads.__main__ import main
+from bench.workloads.__main__ import Options, main
+from bench.workloads.models import CATALOGUE, MODELS
 from tests.benchmark import ROOT
 
 
@@ -42,6 +43,30 @@ def test_the_machine_readable_line(capsys: pytest.CaptureFixture[str]) -> None:
         "flops_per_image": 2 * (460_800 + 3_276_800 + 5_120),
         "train_flops_per_image": 2 * (2 * 460_800 + 3 * 3_276_800 + 3 * 5_120),
     }
+
+
+def test_all_models_are_listed_without_a_framework() -> None:
+    program = (
+        "import sys; from bench.workloads.__main__ import main; code = main(['--json']); "
+        "sys.exit(code or str({'tensorflow', 'keras'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == "set()\n"
+    rows = {row["model"]: row for row in json.loads(done.stdout)}
+    assert list(rows) == [*MODELS, *CATALOGUE]
+    assert rows["mnist_cnn"]["train_flops_per_image"] == 2 * (2 * 460_800 + 3 * 3_276_800 + 3 * 10_240)
+
+
+def test_named_models_are_built_where_the_table_does_not_hold_them(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = []
+    for words in ([], ["--build"], ["--batch-size=32"]):
+        assert main(["lenet5", "--json", *words]) == 0
+        listed.append(json.loads(capsys.readouterr().out)[0])
+    assert listed[0] == listed[1]
+    assert listed[2]["predicted_mem_bytes"] < listed[0]["predicted_mem_bytes"]
+    assert not Options(build=True).is_tabled
+    assert not Options(image_size=32).is_tabled
+    assert not Options(num_classes=10).is_tabled
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,8 @@ def test_an_evaluation_sees_the_middle_of_an_image(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (shards.half_a_jpeg, "holds no JPEG that can be decoded"),
-        (shards.no_jpeg, "holds no JPEG that can be decoded"),
+        (shards.half_a_jpeg, "holds no image that can be decoded"),
+        (shards.no_jpeg, "holds no image that can be decoded"),
         (shards.label(3), "has label 3, not one of 0 to 2"),
         (shards.label(-1), "has label -1, not one of 0 to 2"),
         (shards.no_label, "holds 1 'image/encoded' and 0 'image/class/label', not one of each"),
@@ -197,7 +197,7 @@ def test_a_bad_record_of_the_held_out_files_is_named(tmp_path: Path) -> None:
     assert job.data.fault(caught.value, deadline) is None
     text = job.held_out.fault(caught.value, deadline)
     assert text is not None
-    assert text.startswith(f"data file cannot be used: '{bad}', record 4: holds no JPEG that can be decoded")
+    assert text.startswith(f"data file cannot be used: '{bad}', record 4: holds no image that can be decoded")
 
 
 def test_what_has_no_effect_is_refused() -> None:

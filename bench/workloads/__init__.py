@@ -17,7 +17,8 @@ from bench.workloads.datasets import Cache, Dataset, Split
 from bench.workloads.freezing import BASE, freeze_layers
 from bench.workloads.models import MODELS, ModelSpec, model_spec
 from bench.workloads.optimizers import OPTIMIZERS, build_optimizer, rising
-from bench.workloads.source import SETS, check_batch, open_source
+from bench.workloads.records import describe_images
+from bench.workloads.source import SETS, Source, check_batch, open_source
 from bench.workloads.weights import load_weights
 
 if TYPE_CHECKING:
@@ -120,7 +121,17 @@ def _begin(built: Any, spec: ModelSpec, *, name: str, weights: Path | None, free
         note = load_weights(built, weights, name=name, head=spec.head, base_only=freeze == BASE)
     if freeze is not None:
         freeze_layers(built, freeze, name=name, head=spec.head)
+        if weights is None:
+            what = BASE if freeze == BASE else f"first {freeze} layers with weights"
+            note = f"Weights: {what} frozen at random weights (--weights FILE loads trained ones)"
     return note
+
+
+def _describe_input(data: Source, spec: ModelSpec) -> str:
+    """One line: what the images are, and what the model makes of them."""
+    of = "" if data.num_classes == spec.num_classes else f" of {spec.num_classes:,}"
+    parts = [f"{data.num_samples:,} images", f"{data.num_classes:,}{of} classes", data.look()]
+    return f"Input: {', '.join(filter(None, parts))} -> {describe_images([spec.input_shape])}"
 
 
 def workload(
@@ -152,9 +163,9 @@ def workload(
     Loads TensorFlow.
 
     With the split `rest` the test images are held out, to be evaluated on. A `provable` one keeps which samples it
-    trains, and leaves out dropout: replicas draw different numbers. `tell` gets what a user should know of the model
-    when it is built. Raises UsageError for a data file that is missing, and EnvironmentFault for one that cannot be
-    used; so does building the model for the file of weights.
+    trains, and leaves out dropout: replicas draw different numbers. `tell` gets what a user should know of the images
+    and, when it is built, of the model. Raises UsageError for a data file that is missing, and EnvironmentFault for one
+    that cannot be used; so does building the model for the file of weights.
     """
     from strategies.base import HeldOut, Workload
 
@@ -171,6 +182,7 @@ def workload(
     opened = partial(open_source, dataset, data_dir, spec.input_shape, seed, classes=chosen)
     data = opened(split, cache=cache, provable=provable, count=num_train_samples)
     check_batch(dataset, data_dir, data.num_samples, global_batch)
+    tell(_describe_input(data, spec))
     num_steps = steps(data.num_samples)
     rate: Any = learning_rate
     if rate_warmup is not None:

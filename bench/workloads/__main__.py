@@ -1,6 +1,9 @@
 """List the models, what they cost and what they need: `python -m bench.workloads`, or with names only those.
 
-Every model is built, without values in its weights, and counted: nothing here is a table that could be out of date.
+What models cost as they are is read from `costs.json`, which a test compares with the built models; for other images,
+classes or batches the models are built, without values in their weights, and counted. This writes the table anew:
+
+    python -m bench.workloads --build --json | python -m json.tool > bench/workloads/costs.json
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -28,6 +32,9 @@ from results.exit_codes import ExitCode
 
 PROG = "bench.workloads"
 
+COSTS = Path(__file__).with_name("costs.json")
+"""The rows of `describe` for all models, as they are and at the default batch."""
+
 _TRAINED_BYTES = 4
 """Of a weight; they are float32 in every precision."""
 
@@ -36,7 +43,7 @@ _TRAINED_BYTES = 4
 class Options:
     """List models: their input, weights, arithmetic an image and the memory that a training step is predicted to need.
 
-    A whole list takes a minute, for every model is built and counted.
+    Models for other images, classes or batches are built and counted, which takes seconds per model.
     """
 
     models: Positional[tuple[str, ...]] = ()
@@ -47,12 +54,20 @@ class Options:
     """Classes, as in bench.run."""
     batch_size: int = DEFAULT_BATCH_SIZE
     """Images a step on one device, for the memory [images]."""
+    build: FlagCreatePairsOff[bool] = False
+    """Build and count the models as they are too, with the installed TensorFlow and Keras."""
     json: FlagCreatePairsOff[bool] = False
     """Print one machine-readable line instead."""
 
     def __post_init__(self) -> None:
         # bench.run's words for what is no size at all.
         WorkloadConfig(image_size=self.image_size, num_classes=self.num_classes, batch_size=self.batch_size)
+
+    @property
+    def is_tabled(self) -> bool:
+        """Whether the table of costs has what is to be listed."""
+        own = self.image_size is None and self.num_classes is None and self.batch_size == DEFAULT_BATCH_SIZE
+        return own and not self.build
 
 
 @dataclass(frozen=True)
@@ -78,12 +93,11 @@ _COLUMNS = (
 )
 
 
-def describe(spec: ModelSpec, batch_size: int) -> dict[str, Any]:
-    """The figures of a model, by the names of _COLUMNS; memory as plain SGD needs it. Loads TensorFlow."""
+def describe(spec: ModelSpec, model: Any, batch_size: int) -> dict[str, Any]:
+    """The figures of a built model, by the names of _COLUMNS; memory as plain SGD needs it. Loads TensorFlow."""
     from bench.workloads.arithmetic import count_flops
     from bench.workloads.memory import predict
 
-    model = outline(spec)
     flops, memory = count_flops(model), predict(model, batch=batch_size)
     trained = int(sum(variable.value.shape.num_elements() for variable in model.trainable_variables))
     return {
@@ -99,18 +113,20 @@ def describe(spec: ModelSpec, batch_size: int) -> dict[str, Any]:
     }
 
 
+def read_costs() -> dict[str, dict[str, Any]]:
+    """The table of costs: model -> what `describe` gives for it as it is, at the default batch."""
+    return {row["model"]: row for row in json.loads(COSTS.read_text(encoding="utf-8"))}
+
+
 def list_models(options: Options, console: Console) -> int:
     """Prints the list and returns the exit code. Raises BenchError, before anything is built."""
     names = options.models or (*MODELS, *CATALOGUE)
     specs = [model_spec(name, options.image_size, options.num_classes) for name in names]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing is computed
-    frameworks.load_quietly()
-    rows = []
-    for number, spec in enumerate(specs, 1):
-        if console.is_terminal and not options.json:
-            console.print(f"{number} of {len(specs)}: {spec.name} ...".ljust(60), end="\r")
-        rows.append(describe(spec, options.batch_size))
+    if options.is_tabled:
+        costs = read_costs()
+        rows = [costs[spec.name] for spec in specs]
+    else:
+        rows = _build(specs, options, console)
     if options.json:
         print(json.dumps(rows))
         return ExitCode.OK
@@ -125,6 +141,19 @@ def list_models(options: Options, console: Console) -> int:
         "plain SGD."
     )
     return ExitCode.OK
+
+
+def _build(specs: Sequence[ModelSpec], options: Options, console: Console) -> list[dict[str, Any]]:
+    """The figures of each model, which is built."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing is computed
+    frameworks.load_quietly()
+    rows = []
+    for number, spec in enumerate(specs, 1):
+        if console.is_terminal and not options.json:
+            console.print(f"{number} of {len(specs)}: {spec.name} ...".ljust(60), end="\r")
+        rows.append(describe(spec, outline(spec), options.batch_size))
+    return rows
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from bench.errors import UsageError
 from bench.workloads.datasets import Images
 from bench.workloads.order import evaluation_batches, global_batches
+from bench.workloads.records import describe_images
 from strategies.base import Shard
 
 _MAX_RESIZED_BYTES = 4 << 30
@@ -24,6 +25,8 @@ class InMemory:
 
     def __init__(self, data: Images, shape: tuple[int, int, int], seed: int) -> None:
         self._images, self._labels = fit_to_model(data, shape)
+        self._look = describe_images([data.pixels.shape[1:]])
+        self.num_classes = len(np.unique(data.labels))
         self._seed = seed
         self.num_samples = len(self._labels)
         self.digest: str | None = None
@@ -31,6 +34,9 @@ class InMemory:
 
     def sharding(self, readers: int) -> str | None:
         return None
+
+    def look(self) -> str | None:
+        return self._look
 
     def fault(self, error: Exception, deadline: float) -> str | None:
         return None

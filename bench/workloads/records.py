@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -110,6 +110,14 @@ class RecordSet:
         if data_dir is None:
             raise UsageError("dataset 'tfrecord' has no usual place: name the folder of its files with --data-dir")
         return read_index(data_dir)
+
+
+def describe_images(shapes: Collection[tuple[int, ...]]) -> str:
+    """The size (width x height) and colour of images [h, w, c], from the smallest to the largest area."""
+    sizes = sorted({(height, width) for height, width, _ in shapes}, key=lambda size: (size[0] * size[1], size))
+    small, large = (f"{width}x{height}" for height, width in (sizes[0], sizes[-1]))
+    kinds = [kind for kind, is_grey in (("grey", True), ("colour", False)) if is_grey in {c == 1 for *_, c in shapes}]
+    return f"{small if len(sizes) == 1 else f'{small} to {large}'} {' and '.join(kinds)}"
 
 
 def part_of(split: str) -> Part:

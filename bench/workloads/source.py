@@ -15,6 +15,13 @@ from strategies.base import Data, Shard
 class Source(Data, Protocol):
     """A split of a data set, fitted to a model's input [h, w, c]."""
 
+    num_classes: int
+    """Classes of the images."""
+
+    def look(self) -> str | None:
+        """The size (width x height) and colour of the images before they are fitted, as far as is known without reading
+        them all."""
+
     def batches(self, shard: Shard, *, batch: int, steps: int) -> Any:
         """A tf.data.Dataset for training, as `strategies.base.Workload.build_input` describes it, of at least `steps`
         steps."""

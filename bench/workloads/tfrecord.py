@@ -1,4 +1,4 @@
-"""The tf.data input pipeline over TFRecord shards of JPEGs. Loads TensorFlow.
+"""The tf.data input pipeline over TFRecord shards of images. Loads TensorFlow.
 
 Files are read in parallel and in turn, records are shuffled before they are decoded, and only the crop that is trained
 is decoded. Where an image stands and how it is changed follows from the seed, the epoch and the image alone.
@@ -10,7 +10,10 @@ import os
 import re
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,8 @@ import tensorflow as tf
 
 from bench.errors import gist
 from bench.workloads.datasets import Cache
-from bench.workloads.records import IMAGE, LABEL, Index, Part, sharding
+from bench.workloads.decoding import decode, whole
+from bench.workloads.records import IMAGE, LABEL, Index, Part, describe_images, sharding
 from results.text import printable
 from strategies.base import Shard
 
@@ -34,6 +38,8 @@ _RANDOM = ("crop", "flip")
 _CENTRE = 0.875
 """The crop that is evaluated: this part of the largest centred one, 224 of 256 pixels (Krizhevsky et al., 2012)."""
 _READ_BYTES = 1 << 20
+_CHECKED_AHEAD = 64
+"""Records that wait to be checked, so that all cores decode and few records are in memory."""
 _DATA_ERRORS = (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError)
 
 
@@ -59,6 +65,7 @@ class Records:
         self._shape, self._seed, self._cache, self._by_record = shape, seed, cache, by_record
         self._read: list[tuple[Shard, bool]] = []
         self.num_samples = sum(self._counts)
+        self.num_classes = index.num_classes
         self.digest: str | None = index.digest(part)
         self.held_bytes = 0
 
@@ -73,9 +80,9 @@ class Records:
 
         def train(place: tf.Tensor, record: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             sample, serialized = record
-            jpeg, label = self._parse(sample, serialized)
+            encoded, label = self._parse(sample, serialized)
             seed = tf.stack([self._seed * (1 << 31) + place // count, sample * len(_RANDOM)])
-            return self._augmented(jpeg, seed), label, tf.cast(sample, tf.int32)
+            return self._augmented(encoded, seed), label, tf.cast(sample, tf.int32)
 
         images = records.map(train, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return images.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
@@ -84,15 +91,15 @@ class Records:
         self._read.append((shard, False))
         records, count = self._of_shard(shard, shuffle=False)
 
-        def whole(_place: tf.Tensor, record: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            jpeg, label = self._parse(*record)
-            return self._centred(jpeg), label, tf.constant(1.0)
+        def centre(_place: tf.Tensor, record: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            encoded, label = self._parse(*record)
+            return decode(encoded, self._centre, self._shape), label, tf.constant(1.0)
 
         def nothing(_place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             return tf.zeros(self._shape), tf.constant(0), tf.constant(0.0)
 
         images = self._own(records.enumerate(), shard, batch)
-        images = images.map(whole, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        images = images.map(centre, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         replicas = shard.count if self._by_file(shard) else shard.total
         places = tf.data.Dataset.range(count, self.evaluation_steps(shard, batch=batch) * replicas * batch)
         filling = self._own(places, shard, batch).map(nothing)
@@ -123,8 +130,38 @@ class Records:
             return f"data files cannot be read: {_said(other)}"
         return None
 
+    def look(self) -> str | None:
+        """Of the first record; None where it cannot be read."""
+        try:
+            with tf.device("CPU:0"):
+                for serialized in tf.data.TFRecordDataset(self._paths[:1]).take(1):
+                    encoded, _ = self._parse(tf.constant(0, tf.int64), serialized)
+                    first = tf.io.decode_image(encoded, expand_animations=False)
+                    return f"from {describe_images([first.shape])}"
+        except _DATA_ERRORS:  # training says which record
+            return None
+        return None
+
     def problem(self, serialized: bytes) -> str | None:
-        """What is wrong with a record."""
+        """What is wrong with a record: None if training and evaluation can read and decode all of it."""
+        try:
+            self._try(tf.constant(serialized))
+        except _DATA_ERRORS as error:
+            return self._diagnose(serialized) or f"holds no image that can be decoded ({_said(error)})"
+        return None
+
+    @cached_property
+    def _try(self) -> Any:
+        """A tf.function that does what training does with a record, and decodes the whole of its image."""
+
+        def read(serialized: tf.Tensor) -> tf.Tensor:
+            encoded, _ = self._parse(tf.constant(0, tf.int64), serialized)
+            return decode(encoded, whole, self._shape)
+
+        return tf.function(read, input_signature=[tf.TensorSpec([], tf.string)])
+
+    def _diagnose(self, serialized: bytes) -> str | None:
+        """What is wrong with a record, its image aside."""
         example = tf.train.Example()
         try:
             example.ParseFromString(serialized)
@@ -137,23 +174,31 @@ class Records:
         if not 0 <= labels[0] - self._label_offset < self._num_classes:
             last = self._label_offset + self._num_classes - 1
             return f"has label {labels[0]}, not one of {self._label_offset} to {last}"
-        try:
-            tf.io.decode_jpeg(images[0], ratio=8)  # reads all of it and computes few pixels
-        except tf.errors.InvalidArgumentError as error:
-            return f"holds no JPEG that can be decoded ({_said(error)})"
         return None
 
     def faults(self) -> Iterator[str]:
-        """Every record that cannot be trained, in the order of the files."""
+        """Every record that cannot be trained, in the order of the files. All cores decode."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            pending: deque[tuple[str, Future[str | None]]] = deque()
+            for place, problem in self._checks(pool):
+                pending.append((place, problem))
+                if len(pending) > _CHECKED_AHEAD:
+                    yield from _outcome(*pending.popleft())
+            for place, problem in pending:
+                yield from _outcome(place, problem)
+
+    def _checks(self, pool: ThreadPoolExecutor) -> Iterator[tuple[str, Future[str | None]]]:
+        """The place and the problem of each record; a file ends where it is corrupt."""
         for path in self._paths:
             number = 0
             try:
                 for serialized in tf.data.TFRecordDataset(path, buffer_size=_READ_BYTES):
-                    if what := self.problem(serialized.numpy()):
-                        yield f"{path!r}, record {number}: {what}"
+                    yield f"{path!r}, record {number}", pool.submit(self.problem, serialized.numpy())
                     number += 1
             except tf.errors.DataLossError as error:
-                yield f"{path!r}, record {number}: {_said(error)}"
+                corrupt: Future[str | None] = Future()
+                corrupt.set_result(_said(error))
+                yield f"{path!r}, record {number}", corrupt
 
     def _of_shard(self, shard: Shard, *, shuffle: bool, cache: Cache = "none") -> tuple[tf.data.Dataset, Any]:
         """(position in the data set, record) of what a process reads once, and how many they are."""
@@ -211,38 +256,32 @@ class Records:
         with tf.control_dependencies([tf.debugging.Assert(good, ["a label out of range in record", sample])]):
             return features[IMAGE], tf.cast(label, tf.int32)
 
-    def _augmented(self, jpeg: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def _augmented(self, encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """A random crop, resized (bilinear) and flipped half of the time."""
-        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-            tf.image.extract_jpeg_shape(jpeg),
-            bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
-            seed=seed,
-            min_object_covered=_LEAST_COVERED,
-            aspect_ratio_range=_ASPECTS,
-            area_range=(_LEAST_AREA, 1.0),
-            use_image_if_no_bounding_boxes=True,
-        )
-        image = self._cropped(jpeg, begin[0], begin[1], size[0], size[1])
+
+        def crop(size: tf.Tensor) -> tf.Tensor:
+            begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+                size,
+                bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+                seed=seed,
+                min_object_covered=_LEAST_COVERED,
+                aspect_ratio_range=_ASPECTS,
+                area_range=(_LEAST_AREA, 1.0),
+                use_image_if_no_bounding_boxes=True,
+            )
+            return tf.stack([begin[0], begin[1], extent[0], extent[1]])
+
+        image = decode(encoded, crop, self._shape)
         flip = tf.random.stateless_uniform([], tf.stack([seed[0], seed[1] + 1])) < 0.5  # noqa: PLR2004
         return tf.raw_ops.Reverse(tensor=image, dims=tf.stack([False, flip, False]))  # one copy, if any
 
-    def _centred(self, jpeg: tf.Tensor) -> tf.Tensor:
-        """The middle, with the width / height of the model's input."""
+    def _centre(self, size: tf.Tensor) -> tf.Tensor:
+        """The window in the middle of an image, with the width / height of the model's input."""
         height, width, _ = self._shape
-        found = tf.cast(tf.image.extract_jpeg_shape(jpeg)[:2], tf.float32)
-        scale = _CENTRE * tf.minimum(found[0] / height, found[1] / width)
+        sides = tf.cast(size[:2], tf.float32)
+        scale = _CENTRE * tf.minimum(sides[0] / height, sides[1] / width)
         high, wide = (tf.cast(tf.maximum(tf.round(scale * side), 1.0), tf.int32) for side in (height, width))
-        all_high, all_wide = tf.cast(found[0], tf.int32), tf.cast(found[1], tf.int32)
-        return self._cropped(jpeg, (all_high - high) // 2, (all_wide - wide) // 2, high, wide)
-
-    def _cropped(self, jpeg: tf.Tensor, *window: tf.Tensor) -> tf.Tensor:
-        """[h, w, c] float32 in [0, 1] of a window (top, left, height, width): only that is decoded."""
-        height, width, channels = self._shape
-        image = tf.image.decode_and_crop_jpeg(
-            jpeg, tf.stack(window), channels=channels, dct_method="INTEGER_FAST", fancy_upscaling=False
-        )
-        image = tf.image.resize(image, (height, width))
-        return tf.ensure_shape(image, self._shape) * (1.0 / 255.0)
+        return tf.stack([(size[0] - high) // 2, (size[1] - wide) // 2, high, wide])
 
     def _search(self, shard: Shard, shuffle: bool, deadline: float) -> str | None:
         """The first record in the order of reading that cannot be trained, and why. Raises _Late."""
@@ -264,6 +303,11 @@ class Records:
     def _place(self, sample: int) -> str:
         file = max(index for index, first in enumerate(self._firsts) if first <= sample)
         return f"{self._paths[file]!r}, record {sample - self._firsts[file]}"
+
+
+def _outcome(place: str, problem: Future[str | None]) -> Iterator[str]:
+    if what := problem.result():
+        yield f"{place}: {what}"
 
 
 def _shards(shard: Shard) -> list[Shard]:

@@ -40,7 +40,7 @@ def test_a_bad_record_ends_the_run_and_what_was_measured_is_kept(benchmark: Benc
     # One image of 400: the seed does not draw it among the first.
     done = benchmark.run(*FLAGS, f"--data-dir={bad.parent}", "--num-iters=60")
     assert done.returncode == 4, done.stdout
-    assert f"data file cannot be used: '{bad}', record 399: holds no JPEG that can be decoded" in done.stderr
+    assert f"data file cannot be used: '{bad}', record 399: holds no image that can be decoded" in done.stderr
     assert "Traceback" not in done.stderr
     run = benchmark.only_run()
     assert (run["status"], run["failed_rank"], run["failed_phase"]) == ("failed", 0, "timed")
@@ -52,7 +52,7 @@ def test_a_bad_record_to_validate_is_named_as_well(benchmark: Benchmark, tmp_pat
     shards.rewrite(bad, 9, shards.half_a_jpeg)
     done = benchmark.run(*FLAGS, f"--data-dir={tmp_path}", "--batch-size=4", "--num-iters=None", "--epochs=1")
     assert done.returncode == 4, done.stdout
-    assert f"data file cannot be used: '{bad}', record 9: holds no JPEG that can be decoded" in done.stderr
+    assert f"data file cannot be used: '{bad}', record 9: holds no image that can be decoded" in done.stderr
     assert "Traceback" not in done.stderr
 
 
