@@ -54,6 +54,8 @@ select * exclude ({", ".join(_UNUSED)}) replace (
         {earlier.expressions()}
     ), cast(to_json(struct_pack({", ".join(f"{name} := provenance.{name}" for name in MACHINE)})) as varchar) as machine
     , {_TRIAL} as trial
+    , case when json_valid(config) then cast(config as json) ->> 'data_dir' end as data_dir
+    , case when json_valid(config) then cast(config as json) ->> 'results_dir' end as results_dir
 from source
 """
 
