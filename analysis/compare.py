@@ -44,6 +44,7 @@ class Options:
 def compare(options: Options) -> int:
     """Prints a table for each metric and what changed. Returns 0, or 3 when files had to be left out."""
     from analysis import sides
+    from analysis.load import trials_left_out
     from analysis.metrics import metric_named, why_none
     from analysis.provenance import changes, told
     from analysis.scaling import RATE
@@ -77,6 +78,8 @@ def compare(options: Options) -> int:
         print()
     print("Geometric means over runs, and their ratios with intervals, which hold together with 95% in each table.")
     print("'Not significant': the interval includes no change.")
+    if loaded.trials:
+        print(trials_left_out(loaded.trials))
     return name_skipped("analysis.compare", loaded.skipped)
 
 

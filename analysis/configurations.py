@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,9 @@ FIGURES = (*(name for name in METRICS if name != EFFICIENCY), *_SHARES, PREDICTE
 """Columns of a run that are samples of its configuration."""
 
 SETUP = (*COMPARABLE_FIELDS, "synchronous", "gradient_bytes", "actual_all_reduce")
+COMMAND = ("num_warmup_batches", "data_dir", "results_dir", "experiment")
+"""Columns besides that a command needs to measure the like; saved baselines lack them."""
+
 """Columns that the runs of a configuration have in common."""
 
 _PLACEMENT = {"num_nodes": "node", "num_processes": "process"}
@@ -49,6 +52,8 @@ class Configuration:
     """What each other run ended with; they are counted and never averaged in."""
     machines: frozenset[str]
     """`Results.runs.machine` of these runs or, if none is ok, of the others."""
+    command: Mapping[str, Any] = field(default_factory=dict)
+    """COMMAND of the newest run."""
     shape: str = ""
     """Image size and classes, as far as other configurations of the model differ in them: ' 64x64'."""
     besides: str = ""
@@ -111,6 +116,7 @@ def configurations(runs: pd.DataFrame) -> list[Configuration]:
     ok = (runs["status"] == "ok").to_numpy()
     columns = {name: runs[name].to_numpy(dtype=float, na_value=np.nan) for name in FIGURES}
     fields = {name: _plain(runs[name]) for name in SETUP}
+    command = {name: _plain(runs[name]) for name in COMMAND if name in runs}
     ids, machines = runs["run_id"].tolist(), runs["machine"].tolist()
     ends = [f"{status}: {error}" for status, error in zip(runs["status"], runs["error"], strict=True)]
     found = []
@@ -123,6 +129,7 @@ def configurations(runs: pd.DataFrame) -> list[Configuration]:
             Configuration(
                 key=str(key),
                 setup={name: values[telling[-1]] for name, values in fields.items()},
+                command={name: values[telling[-1]] for name, values in command.items()},
                 run_ids=tuple(ids[row] for row in good),
                 samples={name: tuple(values[_known(name, values)].tolist()) for name, values in picked.items()},
                 failures=tuple(ends[row] for row in rows if not ok[row]),

@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis import diagnosis, findings, labels, provenance, table
 from analysis.configurations import Configuration, configurations
-from analysis.load import Results
+from analysis.load import Results, trials_left_out
 from analysis.scaling import Standing, standings
 from analysis.text import some
 from analysis.words import count
@@ -79,7 +79,7 @@ def gather(results: Results, *, floor: float, link_gb_per_s: float | None) -> Co
                 *_pooled(found),
             )
         ],
-        notes=[printable(line) for line in table.notes(standing)],
+        notes=[printable(line) for line in (*table.notes(standing), trials_left_out(results.trials)) if line],
         failures=_failures(results),
         machines=machines,
         differing=_differing(machines),

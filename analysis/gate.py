@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from analysis.configurations import Configuration
 from analysis.errors import AnalysisError
 from analysis.files import Skipped
+from analysis.load import trials_left_out
 from analysis.metrics import EFFICIENCY, TIME_TO_ACCURACY, Metric, metric_named, why_none
 from analysis.provenance import changes, told
 from analysis.samples import Samples, samples
@@ -162,6 +163,8 @@ def _notes(loaded: Sides, pairs: Pairs, comparisons: int) -> Iterable[str]:
     void = [one.title for one, _ in pairs if not one.run_ids]
     if void:
         yield f"without a good run in the baseline, not judged: {some(void, _SHOWN, '; ')}"
+    if loaded.trials:
+        yield trials_left_out(loaded.trials)
     if loaded.skipped:
         yield f"files that could not be read: {some([str(skipped) for skipped in loaded.skipped], _SHOWN, '; ')}"
 

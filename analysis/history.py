@@ -51,7 +51,7 @@ class Options:
 def history(options: Options) -> int:
     """Prints the table, writes the page and returns the exit code."""
     from analysis.drawing.history_page import write
-    from analysis.load import Results
+    from analysis.load import Results, trials_left_out
     from analysis.metrics import metric_named, why_none
     from analysis.trends import trends
 
@@ -60,7 +60,7 @@ def history(options: Options) -> int:
     found = trends(results.runs, metric, threshold)
     if not found:
         raise AnalysisError(f"no run has {metric.name}{why_none(metric)}")
-    lines = told(found, metric)
+    lines = [*told(found, metric), *filter(None, [trials_left_out(results.trials)])]
     console().print(_table(found, metric))
     print(*lines, sep="\n")
     options.output.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from analysis.files import Skipped
 from analysis.options import RESULTS_DIR, Selection
 from analysis.tables import Foreign, Tables
 from analysis.text import some
-from results.schema import COMPARABLE_FIELDS, SCHEMA_VERSION, TABLES_OF_RUNS, comparability_key
+from results.schema import COMPARABLE_FIELDS, SCHEMA_VERSION, TABLES_OF_RUNS, TRIAL_EXPERIMENT, comparability_key
 
 MACHINE = (
     *("gpus", "hostname", "cpu_model", "cpu_cores", "memory_bytes", "os", "kernel", "driver_version", "cuda_version"),
@@ -42,12 +42,20 @@ _SHOWN = 20
 _UNUSED = ("provenance", "config", "null_reasons")
 """Columns of `runs` that are large and that nothing here reads whole."""
 
+_TRIAL = f"""experiment = '{TRIAL_EXPERIMENT}' or coalesce(
+    case when json_valid(config) then cast(config as json) ->> 'trial' = 'true' end,
+    -- Before `trial` was recorded, the steps of a trial told it.
+    num_warmup_batches = 2 and num_batches_per_iter = 1 and num_iters = 1, false)"""
+
 _RUNS = f"""
 select * exclude ({", ".join(_UNUSED)}) replace (
         -- These came after the first schema, before which there was no such thing.
         coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded,
         {earlier.expressions()}
     ), cast(to_json(struct_pack({", ".join(f"{name} := provenance.{name}" for name in MACHINE)})) as varchar) as machine
+    , {_TRIAL} as trial
+    , case when json_valid(config) then cast(config as json) ->> 'data_dir' end as data_dir
+    , case when json_valid(config) then cast(config as json) ->> 'results_dir' end as results_dir
 from source
 """
 
@@ -117,7 +125,7 @@ class Results:
     `runs`: a row a run by start, the columns of `results.schema.RUNS` without the largest, `machine` (MACHINE as JSON)
     and the figures, which are null unless the run is ok. `comparability_key` is computed anew, so that runs of all
     schema versions meet. `tables` answers questions about `ranks`, `steps` (each iteration of each run), `evals` and
-    what `read_raw` adds. `skipped`: files that were left out.
+    what `read_raw` adds. `skipped`: files that were left out; `trials`: how many runs of the selection were, as trials.
 
     With `keep` only those runs are read further that it chooses from all that were selected: it gets a frame of their
     run_id, experiment and label. Without `step_times` the figures of these are null, which saves time. Raises
@@ -135,6 +143,7 @@ class Results:
         self._roots = roots = files.directories(selection.results_dir or (RESULTS_DIR,))
         self._days = day("since", selection.since), day("until", selection.until)
         self.skipped: list[Skipped] = []
+        self.trials = 0
         self.tables = Tables(self._listed())
         if not self.tables.paths["runs"]:
             held = [path.parent.name[5:] for path in files.of_table(roots, "runs", None, None)]
@@ -241,6 +250,12 @@ class Results:
             kept = self._keep(self.tables.query("select run_id, experiment, label from chosen"))
             gone = "delete from chosen where run_id not in (select unnest(?)) returning run_id"
             left_out |= {run_id for (run_id,) in self.tables.rows(gone, [*kept])}
+        if not self._selection.trials:
+            trials = {run_id for (run_id,) in self.tables.rows("delete from chosen where trial returning run_id")}
+            if trials and not self.tables.rows("select 1 from chosen limit 1"):
+                raise AnalysisError(f"{trials_left_out(len(trials))} There is no other run")
+            self.trials = len(trials)
+            left_out |= trials
         return left_out
 
     def _where(self, runs: pd.DataFrame) -> pd.DataFrame:
@@ -266,6 +281,14 @@ def means(name: str, patterns: Iterable[str]) -> bool:
 @lru_cache(maxsize=4096)
 def _key(values: tuple[Any, ...]) -> str:
     return comparability_key(dict(zip(COMPARABLE_FIELDS, values, strict=True)))
+
+
+def trials_left_out(number: int) -> str:
+    """The sentence about the trials that a selection lacks; empty if it lacks none."""
+    if not number:
+        return ""
+    trials = "1 trial of --find-max-batch is" if number == 1 else f"{number:,} trials of --find-max-batch are"
+    return f"{trials} left out: --trials shows them."
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> AnalysisError:

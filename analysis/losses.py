@@ -75,7 +75,7 @@ def without_base(measured: Sequence[Standing]) -> list[str]:
         return []
     names = ", ".join(dict.fromkeys(short(one) for one in lacking))
     remedies = "; ".join(dict.fromkeys(_measure_base(one) for one in lacking))
-    return [f"No base case for {names}, so no efficiency: {remedies}."]
+    return [f"No base case for {names}, so no efficiency: {remedies}"]
 
 
 def _measure_base(one: Configuration) -> str:
@@ -85,13 +85,17 @@ def _measure_base(one: Configuration) -> str:
     on_files = setup["dataset"] == _FILES
     cores = setup["cores_per_device"]
     if cores is not None and cores != int(cores):
-        return f"one device cannot have {cores:g} cores; measure all with the same --cores-per-device"
+        return f"one device cannot have {cores:g} cores; measure all with the same --cores-per-device."
+    command = one.command
     words = {
+        "results-dir": command.get("results_dir"),
+        "experiment": command.get("experiment"),
         "strategy": BASE_STRATEGY,
         "model": setup["model"],
         **{name: _whole(setup[name.replace("-", "_")]) for name in ("image-size", "num-classes")},
         "freeze": setup["freeze"],
         "dataset": setup["dataset"],
+        "data-dir": command.get("data_dir"),
         "cache": setup["cache"] if on_files else None,
         "classes": setup["classes"],
         "num-train-samples": _whole(setup["num_train_samples"]),
@@ -99,15 +103,15 @@ def _measure_base(one: Configuration) -> str:
         "phase": setup["phase"] if setup["phase"] == "forward" else None,
         "optimizer": setup["optimizer"] if setup["optimizer"] != "sgd" else None,
         "epochs": _whole(setup["epochs"]),
+        "num-warmup-batches": _whole(command.get("num_warmup_batches")),
         "num-batches-per-iter": setup["num_batches_per_iter"],
         "precision": setup["precision"],
         "device": setup["device_kind"],
         "cores-per-device": _whole(cores),
     }
     flags = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in words.items() if value is not None)
-    data_dir = ", with the same --data-dir" if on_files else ""
-    preloaded = ", in a sweep with preload = true" if setup["preloaded"] else ""
-    return f"measure it with python -m bench.run {flags}{' --xla' if setup['xla'] else ''}{data_dir}{preloaded}"
+    preloaded = ", in a sweep with preload = true." if setup["preloaded"] else ""
+    return f"measure it with python -m bench.run {flags}{' --xla' if setup['xla'] else ''}{preloaded}"
 
 
 def _whole(value: float | None) -> int | None:

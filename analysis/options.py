@@ -34,6 +34,8 @@ class Selection:
     """Only runs that started on this day (UTC) or later."""
     until: Annotated[str | None, arg(metavar="YYYY-MM-DD")] = None
     """Only runs that started on this day (UTC) or earlier."""
+    trials: bool = False
+    """Also runs that only tried something: the trials of --find-max-batch."""
     where: str | None = None
     """Only runs for which this DuckDB expression over the columns of a run and its figures is true, for example
     "num_devices >= 8 and images_per_s > 1000". provenance, config and null_reasons are not among them; of the first,

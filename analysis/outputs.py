@@ -91,14 +91,15 @@ def json_text(gate: Gate) -> str:
 
 
 def junit_text(gate: Gate) -> str:
-    """A test case for each line; what regressed or is missing failed, what is inconclusive was skipped."""
+    """A test case per line: a failure if it regressed or is missing, an error if it is inconclusive. Unreadable files
+    are one more error, so a suite without failures and errors stands for exit code 0 alone."""
     suite = ET.Element(
         "testsuite",
         name=printable(f"{gate.candidate} against {gate.baseline}"),
-        tests=str(len(gate.lines)),
+        tests=str(len(gate.lines) + bool(gate.skipped)),
         failures=str(gate.count(Verdict.REGRESSED) + gate.count(Verdict.MISSING)),
-        skipped=str(gate.count(Verdict.INCONCLUSIVE)),
-        errors="0",
+        skipped="0",
+        errors=str(gate.count(Verdict.INCONCLUSIVE) + bool(gate.skipped)),
     )
     for line in in_order(gate):
         case = ET.SubElement(suite, "testcase", classname=line.metric.name, name=printable(line.configuration.title))
@@ -106,7 +107,11 @@ def junit_text(gate: Gate) -> str:
         if line.verdict in (Verdict.REGRESSED, Verdict.MISSING):
             ET.SubElement(case, "failure", type=line.verdict.value, message=said)
         elif line.verdict is Verdict.INCONCLUSIVE:
-            ET.SubElement(case, "skipped", message=said)
+            ET.SubElement(case, "error", type=line.verdict.value, message=said)
+    if gate.skipped:
+        case = ET.SubElement(suite, "testcase", classname="store", name="every file can be read")
+        unreadable = printable("; ".join(str(skipped) for skipped in gate.skipped))
+        ET.SubElement(case, "error", type="unreadable", message=unreadable)
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 

@@ -44,7 +44,7 @@ class Options:
     json: Path | None = None
     """File for the verdicts as JSON [path]."""
     junit: Path | None = None
-    """File for the verdicts as JUnit XML [path]."""
+    """File for the verdicts as JUnit XML, where an inconclusive one is an error [path]."""
     markdown: bool = False
     """Print the verdicts as Markdown too, and append them to the file that $GITHUB_STEP_SUMMARY names."""
     selection: OmitArgPrefixes[Selection] = field(default_factory=Selection)

@@ -52,6 +52,8 @@ class Sides:
 
     sides: Sequence[Side]
     skipped: Sequence[Skipped]
+    trials: int = 0
+    """Trials that were left out, as in `analysis.load.Results`."""
 
 
 def load(
@@ -65,12 +67,14 @@ def load(
     step_times = needed or selection.where is not None
     frames: dict[str, pd.DataFrame] = {}
     skipped: list[Skipped] = []
+    trials = 0
     stored = []
     for name in dict.fromkeys(names):
         if _is_directory(name):
             results = Results(replace(selection, results_dir=(name,)), step_times=step_times)
             frames[name] = results.runs
             skipped += results.skipped
+            trials += results.trials
         elif baselines.is_one(name) or (baselines.exists(name, baselines_dir) and not _has_store(selection)):
             frames[name] = _fitting(baselines.read(name, baselines_dir), selection)
         else:
@@ -84,6 +88,7 @@ def load(
 
         results = Results(selection, keep, step_times=step_times)
         skipped += results.skipped
+        trials += results.trials
         for name, run_ids in named.items():
             if not run_ids:
                 frames[name] = _fitting(baselines.read(name, baselines_dir), selection)
@@ -91,7 +96,7 @@ def load(
             chosen = [run_id in run_ids for run_id in results.runs["run_id"].tolist()]
             frames[name] = results.runs[chosen].reset_index(drop=True)
     _check(frames)
-    return Sides([Side(name, frames[name], configurations(frames[name])) for name in names], skipped)
+    return Sides([Side(name, frames[name], configurations(frames[name])) for name in names], skipped, trials)
 
 
 def _check(frames: Mapping[str, pd.DataFrame]) -> None:

@@ -230,6 +230,8 @@ class OutputConfig:
     """Where the tables are kept [path]."""
     sweep_task: str | None = None
     """What jobs.sweep calls this run, and finds it by."""
+    trial: FlagCreatePairsOff[bool] = False
+    """Record the run as a trial, as --find-max-batch does: the analysis leaves it out, unless --trials is given."""
     evidence: Path | None = None
     """Folder for what bench.verify compares: losses, samples and weights of every rank [path]; dropout is off."""
     dry_run: FlagCreatePairsOff[bool] = False

@@ -1,8 +1,9 @@
 """`--find-max-batch`: the largest batch that a device can hold, by runs that are short and otherwise as asked for.
 
-Each trial is a run in fresh processes, because no framework gives memory back as it got it, and is recorded like any
-other. One that runs out of memory has status `oom`; one that the kernel kills, or that crashes after an allocation
-failed in native code, did not fit either. Whatever else goes wrong ends the search with that run's exit code.
+Each trial is a run in fresh processes, because no framework gives memory back as it got it, and is recorded with
+`--trial`, so that the analysis leaves it out. One that runs out of memory has status `oom`; one that the kernel kills,
+or that crashes after an allocation failed in native code, did not fit either. Whatever else goes wrong ends the search
+with that run's exit code.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from jobs.cluster import SWEEP_PID, ClusterEnv
 from jobs.launch import stop_signals
 from results.command_line import flag, words_of
 from results.exit_codes import ExitCode
+from results.schema import TRIAL_EXPERIMENT
 
 FIRST, MOST = 64, 16384
 """Images a device: where the search begins and ends if no flag says so."""
@@ -35,9 +37,6 @@ _PARTS = 8
 
 _SHORT = {"num_warmup_batches": 2, "num_batches_per_iter": 1, "num_iters": 1}
 """A trial: the second step needs all that any later one needs."""
-
-EXPERIMENT = "find-max-batch"
-"""Of trials, if no other is asked for: reports of other runs are better without them."""
 
 _KILLED_BY_MEMORY = ("SIGKILL", "std::bad_alloc", "ran out of memory")
 """In the error of a lost rank."""
@@ -217,7 +216,8 @@ def words(config: RunConfig, batch: int, timeout_s: float) -> list[str]:
         "max_batch_size": None,
         "batch_size": batch,
         "timeout": timeout_s,
-        "experiment": EXPERIMENT if experiment == default else experiment,
+        "experiment": TRIAL_EXPERIMENT if experiment == default else experiment,
+        "trial": True,
         "json": True,
     }
     found: list[str] = []

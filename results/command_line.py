@@ -37,12 +37,12 @@ class Refused(Exception):
 
 
 def parse(options: type[T], prog: str, words: Sequence[str]) -> T:
-    """The options of a command line. Raises Refused; exits as tyro does for --help."""
+    """The options of a command line. Raises Refused; exits as tyro does for --help, also where its reader has gone."""
     if strange := next((word for word in words if not _is_text(word)), None):
         raise Refused(f"{strange[:80]!r} is no text in UTF-8 without U+0000: results could not be recorded with it")
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), outliving_readers():
             return tyro.cli(options, prog=prog, args=list(words))
     except SystemExit as stop:
         if not stop.code:

@@ -63,7 +63,10 @@ def compact(root: Path, before: date) -> Done:
     done = Done()
     with alone(root, changing=True):
         for table in TABLES:
-            for folder in files.days(root, table):
+            days = list(files.days(root, table))
+            if days:
+                files.note_columns(root, table)
+            for folder in days:
                 if folder.name[5:] < before.isoformat():
                     _compact_day(root, table, folder, done)
     return done

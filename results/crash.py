@@ -55,6 +55,8 @@ def look(root: Path, older_than_s: float) -> Left:
     left.leftover = [run_id for run_id in there if run_id in left.visible]
     left.abandoned = [run_id for run_id in there if run_id not in left.visible]
     for table in TABLES:
+        paths = [root / table / name for name in folders.listed(root / table)]
+        left.temporaries += [path for path in paths if _is_left(path, left, bound)]
         for day in files.days(root, table):
             names = folders.listed(day)
             left.temporaries += [day / name for name in names if _is_left(day / name, left, bound)]
@@ -90,7 +92,7 @@ def _modified(path: Path) -> float:
 
 
 def _is_left(path: Path, left: Left, bound: float) -> bool:
-    if not (path.name.startswith(".") and path.name.endswith(folders.TEMPORARY)):
+    if not folders.is_temporary(path.name):
         return False
     run_id = path.name[1:].partition(".parquet")[0]
     # We hold the lock that a compaction holds.

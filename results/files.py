@@ -6,10 +6,12 @@ A file is named after its run. One that `results.compact` made of many has anoth
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from results import folders
 from results.folders import listed
 from results.schema import TABLES, arrow_schema
 
@@ -21,6 +23,10 @@ COMPACTED = "compacted-"
 
 RUN_IDS = b"run_ids"
 """Key in the footer of such a file: its runs as JSON, those without a row in the table too."""
+
+COLUMNS = "0-columns"
+"""The name of the file in a table's folder that has all columns and no row. Readers like pandas give the columns of the
+first file alone, and its name sorts before every day. It has no ending, so a glob for *.parquet leaves it out."""
 
 _IDENTITY = {
     "runs": ("run_id", "schema_version", "status"),
@@ -95,6 +101,30 @@ def rows_of_day(folder: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
                 continue
         if {*paths} <= {*of_day(folder)}:  # else a compaction took files away under our hands; runs come all the time
             return rows
+
+
+def note_columns(root: Path, table: str) -> None:
+    """Writes the file COLUMNS of a table, unless that of today's schema or of a later one is there. Raises OSError."""
+    import pyarrow.parquet as pq
+
+    with folders.opened(root, table) as folder:
+        if _has_columns(folder, table):
+            return
+        with folders.replaced(folder, COLUMNS) as file:
+            pq.write_table(arrow_schema(table).empty_table(), file, write_page_checksum=True)
+
+
+def _has_columns(folder: int, table: str) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        descriptor = os.open(COLUMNS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        with os.fdopen(descriptor, "rb") as file:
+            schema = pq.read_schema(file)
+    except (OSError, pa.ArrowException):
+        return False
+    return schema.equals(arrow_schema(table)) or bool(later_columns(schema, table))
 
 
 def later_columns(schema: pa.Schema, table: str) -> list[str]:

@@ -98,6 +98,11 @@ def replaced(folder: int, name: str) -> Iterator[IO[bytes]]:
     os.fsync(folder)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name was being written by `replaced`."""
+    return name.startswith(".") and name.endswith(TEMPORARY)
+
+
 def touch(folder: int, name: str) -> None:
     """Makes an empty file, if there is none."""
     os.close(os.open(component(name), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=folder))

@@ -275,6 +275,9 @@ TABLES_OF_SOME_RUNS = ("evals",)
 
 TABLES_OF_RUNS = (*RUN_TABLES, *TABLES_OF_SOME_RUNS)
 
+TRIAL_EXPERIMENT = "find-max-batch"
+"""The experiment of the trials of `--find-max-batch`, unless another is given."""
+
 COMPARABLE_FIELDS = (
     "strategy",
     "requested_all_reduce",

@@ -6,6 +6,7 @@ can be seen is complete. Readers never see a shard or a temporary file: both liv
 docs/store.md says what survives what.
 
     results/data/.shards/<run_id>/rank-00000.jsonl
+    results/data/<table>/0-columns                                all columns of a table and no row, for its readers
     results/data/<table>/date=YYYY-MM-DD/<run_id>.parquet
     results/data/<table>/date=YYYY-MM-DD/compacted-*.parquet      the runs of a day that `results.compact` has merged
     results/data/.sweeps/<hash of the experiment>/<sweep_task>    for each run of a sweep that is ok: to find it again
@@ -180,6 +181,7 @@ class Store:
         """
         day = f"date={started_at:%Y-%m-%d}"
         for table in sorted(tables, key=lambda name: name == "runs"):
+            files.note_columns(self.root, table)
             with folders.opened(self.root, table, day) as folder:
                 _write_parquet(folder, f"{run_id}.parquet", table, list(tables[table]))
         self.note_finished(tables.get("runs", ()))

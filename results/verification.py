@@ -57,6 +57,12 @@ def verify(root: Path) -> Verified:
     for table in TABLES:  # `runs` first: what can be seen then has its rows in the tables that are read later
         for name in folders.listed(root / table):
             folder = root / table / name
+            if folders.is_temporary(name):
+                continue
+            if name == files.COLUMNS and not folder.is_symlink():
+                if reason := files.fault(folder, table):
+                    verified.findings.append(Finding(str(folder), f"{reason}: results.compact writes it anew"))
+                continue
             if not name.startswith("date=") or folder.is_symlink() or not folder.is_dir():
                 verified.findings.append(Finding(str(folder), "is not the folder of a day"))
                 continue
@@ -77,8 +83,7 @@ def verify(root: Path) -> Verified:
 
 def _strangers(folder: Path) -> Iterator[Finding]:
     for path in (folder / name for name in folders.listed(folder)):
-        hidden = path.name.startswith(".") and path.name.endswith(folders.TEMPORARY)
-        if path.is_symlink() or not (hidden or files.is_table(path.name)):
+        if path.is_symlink() or not (folders.is_temporary(path.name) or files.is_table(path.name)):
             yield Finding(str(path), "is not a file of this store")
 
 

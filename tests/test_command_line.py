@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.benchmark import ROOT
+from tests.fuzz.test_command_lines import COMMANDS
 
 TALKS = """
 import sys
@@ -39,6 +43,28 @@ def test_a_reader_that_has_seen_enough_changes_neither_the_work_nor_its_exit_cod
         done = talk(redirection)
         assert (done.returncode, done.stderr) == (5, "done\n"), redirection
     assert talk("| head -1").stdout == "x" * 1000 + "\n"
+
+
+def modules() -> set[str]:
+    """Every module with a command line of its own."""
+    packages = ("analysis", "bench", "jobs", "results")
+    paths = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    texts = {path: path.read_text() for path in paths}
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+        for path, text in texts.items()
+        if "def main(argv" in text and 'if __name__ == "__main__"' in text
+    }
+
+
+@pytest.mark.parametrize("command", sorted({*modules(), *(name.removesuffix(".__main__") for name in COMMANDS)}))
+def test_help_is_silent_without_a_reader(command: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", *command.split(), "--help"]
+    done = subprocess.run(words, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_lines_arrive_at_once_where_python_was_told_so() -> None:

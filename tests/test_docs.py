@@ -12,12 +12,11 @@ import pytest
 
 from analysis.scaling import LIKE_BASE_CASE
 from analysis.table import HEADINGS
-from bench import max_batch
 from bench.workloads.optimizers import OPTIMIZERS
 from bench.workloads.source import SETS
 from jobs.sweep import load as load_sweep
 from results.exit_codes import ExitCode
-from results.schema import TABLES
+from results.schema import TABLES, TRIAL_EXPERIMENT
 from strategies import STRATEGIES
 from tests.benchmark import BOUND_S, ROOT, SEVERAL_S, commands_of, perform
 from tests.fuzz.test_command_lines import COMMANDS, flags_of
@@ -66,7 +65,7 @@ def test_every_command_runs_as_it_stands_and_fills_the_store(tmp_path: Path) -> 
         exec(code, names)  # noqa: S102 the README's own example
     finally:
         os.chdir(back)
-    searches = names["runs"]["experiment"] == max_batch.EXPERIMENT
+    searches = names["runs"]["experiment"] == TRIAL_EXPERIMENT
     measured = sum(" bench.run " in line and not {"--dry-run", "--find-max-batch"} & {*line.split()} for line in python)
     assert (~searches).sum() == measured
     assert searches.any()

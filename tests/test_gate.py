@@ -106,6 +106,17 @@ def measure(root: Path, experiment: str, slower: float = 1.0, **fields: object) 
         add_run(data, [0.12 * factor * slower], experiment=experiment, **two, **fields)
 
 
+def junit_results(path: str) -> list[tuple[str, str | None]]:
+    """What stands in the test cases of a JUnit file: element and type. The counts of the suite must agree."""
+    suite = ET.parse(path).getroot()  # noqa: S314 of our own making
+    results = [(result.tag, result.get("type")) for result in suite.iterfind("testcase/*")]
+    tags = [tag for tag, _ in results]
+    counts = {"failures": tags.count("failure"), "errors": tags.count("error"), "skipped": tags.count("skipped")}
+    assert {name: int(str(suite.get(name))) for name in counts} == counts
+    assert int(str(suite.get("tests"))) == len(suite.findall("testcase"))
+    return results
+
+
 def test_a_night_like_the_one_before_is_fine(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--baseline=before", "--candidate=same"]) == 0
     out = capsys.readouterr().out
@@ -130,6 +141,7 @@ def test_what_became_slower_is_an_alarm_in_every_form(store: Path, capsys: pytes
     assert first["setup"]["strategy"] == "mwms"
     suite = ET.parse("gate.xml").getroot()  # noqa: S314 of our own making
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("2", "1", "0")
+    assert suite.get("errors") == "0"
     failure = suite.find("testcase/failure")
     assert failure is not None
     assert "change: -16.7%" in str(failure.get("message"))
@@ -164,8 +176,9 @@ def test_a_configuration_that_failed_or_vanished_is_a_regression(
 
 def test_too_few_runs_are_inconclusive(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_run(store / "results" / "data", [0.1], experiment="one")
-    assert main(["--baseline=before", "--candidate=one", "--strategy=single"]) == 5
+    assert main(["--baseline=before", "--candidate=one", "--strategy=single", "--junit=gate.xml"]) == 5
     assert "run at least 2 more a side" in " ".join(capsys.readouterr().out.split())
+    assert junit_results("gate.xml") == [("error", "inconclusive")]
 
 
 def test_other_figures_are_judged_too(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,7 +291,8 @@ def test_a_damaged_file_keeps_the_gate_from_saying_fine(store: Path, capsys: pyt
     captured = capsys.readouterr()
     assert "2 comparisons: 2 ok; 1 file could not be read" in captured.out
     assert "broken.parquet" in captured.err
-    assert main(["--baseline=before", "--candidate=same", "--json=g.json"]) == 5
+    assert main(["--baseline=before", "--candidate=same", "--json=g.json", "--junit=gate.xml"]) == 5
+    assert junit_results("gate.xml") == [("error", "unreadable")]
     held = json.loads(Path("g.json").read_text())
     assert held["exit_code"] == 5
     assert "broken.parquet" in held["skipped"][0]

@@ -166,7 +166,7 @@ def test_an_empty_store_is_told(tmp_path: Path, make: bool) -> None:
 
 def test_a_run_that_is_being_written_is_not_seen(tmp_path: Path) -> None:
     add_run(tmp_path)
-    day = next((tmp_path / "runs").iterdir())
+    day = next((tmp_path / "runs").glob("date=*"))
     (day / ".R00001.parquet.77.tmp").write_bytes(b"half a fil")
     (tmp_path / ".shards" / "R00001").mkdir(parents=True)
     results = read(tmp_path)
