@@ -1,9 +1,10 @@
 # Two commands: `make demo` measures and draws, `make test` proves. Both do their own set-up, once.
 PYTHON ?= python3
 PY := .venv/bin/python
+PARALLEL := -n 2 --dist loadfile
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup announcement demo test fuzz faults packages perf soak audit lock clean
+.PHONY: setup announcement demo check test fuzz faults packages perf soak audit lock clean
 
 setup: .venv/.ready
 
@@ -37,12 +38,18 @@ demo: announcement .venv/.packages
 	{ $$sweep; swept=$$?; } && \
 	$(PY) -m analysis.report --experiment $$name --output results/reports/$$name --format html,png && exit $$swept
 
-test: packages .venv/.tests
-	tests/browser/install_chromium.sh
+# Linters, types, and the tests that load no framework and start no process.
+check: .venv/.tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	$(PY) -m pytest
+	$(PY) -m pytest -m quick $(PARALLEL)
+
+# Tests of real processes run one at a time: beside each other they would take each other's cores, and miss their bounds.
+test: packages check
+	tests/browser/install_chromium.sh
+	$(PY) -m pytest -m "not quick and not processes and not browser" $(PARALLEL)
+	$(PY) -m pytest -m "processes or browser"
 
 # Input that nobody meant, new at every call: for minutes, where `make test` tries the same few hundred examples of each.
 fuzz: .venv/.tests

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,54 @@ from hypothesis import settings
 from tests.benchmark import Benchmark
 
 # The same examples every time, unless `make fuzz` asks for new ones.
-settings.register_profile("seeded", derandomize=True, deadline=None, max_examples=250)
+settings.register_profile("seeded", derandomize=True, deadline=None, max_examples=50)
 settings.register_profile("long", deadline=None, max_examples=5_000)
 settings.load_profile("seeded")
+
+
+QUICK = "quick"
+_FOLDERS = ("frameworks", "processes", "slurm", "browser")
+"""Folders without quick tests."""
+_MARKERS = ("processes", "commands", "browser")
+"""Marks of tests elsewhere that are not quick."""
+_START = ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system")
+"""What Python's audit hooks call the start of a process."""
+
+_quick_test: str | None = None
+
+
+def _audit(event: str, arguments: tuple[object, ...]) -> None:
+    """Fail a quick test that starts a process or loads a framework."""
+    if _quick_test and (event in _START or (event == "import" and arguments[0] in ("tensorflow", "keras"))):
+        raise RuntimeError(
+            f"{_quick_test} is not quick ({event} {arguments[0]}): mark it or move it, see CONTRIBUTING.md"
+        )
+
+
+sys.addaudithook(_audit)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the folders without quick tests where only those are wanted: to collect some loads TensorFlow."""
+    is_slow = collection_path.name in _FOLDERS and collection_path.parent == Path(__file__).parent
+    return True if config.option.markexpr == QUICK and is_slow else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all tests as quick that are not in a folder, or marked, as something else."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder not in _FOLDERS and not any(item.get_closest_marker(marker) for marker in _MARKERS):
+            item.add_marker(QUICK)
+
+
+@pytest.fixture(autouse=True)
+def _watched(request: pytest.FixtureRequest) -> Iterator[None]:
+    global _quick_test  # noqa: PLW0603 the hook cannot be told otherwise, nor removed
+    _quick_test = request.node.nodeid if request.node.get_closest_marker(QUICK) else None
+    yield
+    _quick_test = None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -90,6 +90,7 @@ HEAVY = "{'tensorflow', 'keras', 'pandas', 'pyarrow', 'duckdb', 'matplotlib', 'p
         "from results.compact import main; main(['--help'])",
     ],
 )
+@pytest.mark.commands
 def test_no_framework_is_loaded_before_a_strategy_runs(code: str) -> None:
     check = f"print('LOADED', sorted({HEAVY} & set(sys.modules)))"
     program = f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\n{check}"

@@ -24,6 +24,7 @@ def program(folder: Path, name: str, says: str = "") -> None:
     ("says", "name"),
     [("mpirun (Open MPI) 4.1.8", "openmpi4.1.8"), ("HYDRA build details:\n    Version: 4.2.1", "mpich4.2.1")],
 )
+@pytest.mark.commands
 def test_the_first_mpi_on_the_path_is_found(tmp_path: Path, says: str, name: str) -> None:
     folder = tmp_path / "bin"
     program(folder, "mpirun", says)

@@ -169,6 +169,7 @@ def test_a_link_among_the_files_is_named(tmp_path: Path) -> None:
     assert f"runs/{DAY}/X.parquet" in told
 
 
+@pytest.mark.commands
 def test_a_run_that_was_cut_off_is_told_and_with_recover_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,6 +198,7 @@ def test_a_run_that_was_cut_off_is_told_and_with_recover_recorded(
     assert store.finished_tasks("e") == set()
 
 
+@pytest.mark.commands
 def test_what_all_ranks_said_themselves_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     write_run(store, "R", monkeypatch, OK, OK)
@@ -210,6 +212,7 @@ def test_what_all_ranks_said_themselves_counts(tmp_path: Path, monkeypatch: pyte
     assert said(tmp_path) == {}
 
 
+@pytest.mark.commands
 def test_a_run_of_which_only_another_hosts_rank_wrote_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +227,7 @@ def test_a_run_of_which_only_another_hosts_rank_wrote_is_recorded(
     assert said(tmp_path) == {}
 
 
+@pytest.mark.commands
 def test_a_run_that_is_alive_is_never_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     write_run(store, "R", monkeypatch, OK, OK)
@@ -234,6 +238,7 @@ def test_a_run_that_is_alive_is_never_touched(tmp_path: Path, monkeypatch: pytes
     shard.close()
 
 
+@pytest.mark.commands
 def test_a_run_of_another_machine_counts_as_cut_off_when_it_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +253,7 @@ def test_a_run_of_another_machine_counts_as_cut_off_when_it_is_silent(
     assert said(tmp_path) == {}
 
 
+@pytest.mark.commands
 def test_a_process_is_known_by_more_than_its_number() -> None:
     me = myself()
     assert (me["hostname"], me["pid"], lives(me)) == (socket.gethostname(), os.getpid(), True)
@@ -264,6 +270,7 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
     assert lives(theirs) is False
 
 
+@pytest.mark.commands
 def test_a_crash_between_the_rows_and_the_end_of_a_commit_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +285,7 @@ def test_a_crash_between_the_rows_and_the_end_of_a_commit_is_finished(
     assert not (tmp_path / ".shards").exists()
 
 
+@pytest.mark.commands
 def test_a_sweep_that_cannot_be_told_of_its_run_stops_no_recovery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +304,7 @@ def test_a_sweep_that_cannot_be_told_of_its_run_stops_no_recovery(
     assert len(store.read_shards("R")) == 3
 
 
+@pytest.mark.commands
 def test_a_crash_between_two_tables_is_finished_in_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +349,7 @@ def test_a_file_that_gets_its_name_while_we_look_is_not_left(tmp_path: Path, mon
     assert found(tmp_path, recover=True) == []
 
 
+@pytest.mark.commands
 def test_shards_that_make_no_rows_stay_and_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     shard = open_dead(store, "not a run", "rank-00000", monkeypatch)

@@ -11,6 +11,8 @@ import pytest
 from tests.benchmark import ROOT
 from tests.fuzz.test_command_lines import COMMANDS
 
+pytestmark = pytest.mark.commands
+
 TALKS = """
 import sys
 from dataclasses import dataclass

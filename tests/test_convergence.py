@@ -96,6 +96,7 @@ def test_the_rate_follows_the_batch_of_an_update(flags: list[str], rate: float, 
     assert scaled_rate(0.5, "none", 999) == 0.5
 
 
+@pytest.mark.commands
 def test_the_rate_rises_in_a_straight_line_and_stays() -> None:
     from bench.workloads.optimizers import build_optimizer, rising
 
@@ -200,6 +201,7 @@ def test_what_was_evaluated_is_in_the_tables_of_a_run_that_was_and_of_no_other()
     assert set(tables["evals"][0]) == {column.name for column in EVALS}
 
 
+@pytest.mark.commands
 def test_evaluations_survive_the_death_of_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     write_run(store, "20260501T120000-1", monkeypatch, {}, {})
@@ -222,6 +224,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.commands
 def test_shards_stay_until_what_they_hold_of_evaluations_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

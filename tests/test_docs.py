@@ -73,6 +73,7 @@ def test_every_command_runs_as_it_stands_and_fills_the_store(tmp_path: Path) -> 
 
 
 @pytest.mark.timeout(SEVERAL_S)
+@pytest.mark.commands
 def test_every_command_of_the_analysis_guide_works(tmp_path: Path) -> None:
     """In the document's order, on a store with the experiments and labels that it names."""
     nights = ("nightly-2026-05-01", "nightly-2026-05-02", "tonight")

@@ -280,6 +280,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, own: Path, env: dict[str, str], *
     return doctor.Node(env, ClusterEnv.alone(), own).report()
 
 
+@pytest.mark.commands
 def test_gpus_that_tensorflow_does_not_see_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     blind = Answer(0, '{"TensorFlow": "2.21.0", "Keras": "3.15.1", "gpus": [], "growth_problem": null}')
     env = {"OMP_NUM_THREADS": "3", "TF_CONFIG": "{}", "SLURM_PROCID": "1", "NCCL_DEBUG": "INFO", "TF_API_TOKEN": "x"}
@@ -297,6 +298,7 @@ def test_gpus_that_tensorflow_does_not_see_fail(monkeypatch: pytest.MonkeyPatch,
     assert not {"TF_CONFIG", "SLURM_PROCID", "TF_API_TOKEN"} & set(report.facts)
 
 
+@pytest.mark.commands
 def test_without_tensorflow_nobody_is_told_to_build_horovod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     report = looked_at(monkeypatch, tmp_path, {}, tensorflow=Answer(-4))
     by_name = {check.name: check for check in report.checks}
@@ -334,6 +336,7 @@ def test_an_unknown_flag_is_exit_2_and_one_line(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("code", ["import bench.doctor", "from bench.doctor import main; main(['--help'])"])
+@pytest.mark.commands
 def test_no_framework_is_loaded_by_the_command_itself(code: str) -> None:
     heavy = "{'tensorflow', 'keras', 'horovod', 'mpi4py', 'pandas', 'pyarrow'}"
     program = f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\nprint(sorted({heavy} & set(sys.modules)))"

@@ -121,6 +121,7 @@ def test_a_run_that_failed_before_its_device_was_known_may_have_been_any(tmp_pat
     assert other.failed_since is None
 
 
+@pytest.mark.commands
 def test_days_are_those_of_utc(tmp_path: Path) -> None:
     """In Tokyo the second run is of the next day."""
     add_run(tmp_path, [0.1], started_at=datetime(2026, 5, 1, 14, tzinfo=timezone.utc))

@@ -91,6 +91,7 @@ def test_the_base_is_asked_for_first() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("section", SCRIPTS)
+@pytest.mark.commands
 def test_the_scripts_are_scripts(section: str, device: str) -> None:
     assert "{{" not in image(device)[section]
     checked = subprocess.run(
@@ -100,6 +101,7 @@ def test_the_scripts_are_scripts(section: str, device: str) -> None:
 
 
 @pytest.mark.parametrize(("device", "code"), [("cpu", 0), ("cuda", 0), ("gpu", 2), ("", 2)])
+@pytest.mark.commands
 def test_an_image_for_another_device_is_refused_before_anything_is_installed(device: str, code: int) -> None:
     beginning, end, rest = image(device)["post"].partition("esac\n")
     assert "apt-get" in rest
@@ -108,6 +110,7 @@ def test_an_image_for_another_device_is_refused_before_anything_is_installed(dev
     assert (f"DEVICE={device}: must be cpu or cuda" in done.stderr.splitlines()) == (code != 0)
 
 
+@pytest.mark.commands
 def test_what_is_copied_and_what_is_taken_from_it_is_committed() -> None:
     """The image is made of the commit: the only folder that is copied is git's own."""
     copied = [line.split() for line in image("cpu")["files"].splitlines() if line.strip() and "#" not in line]
@@ -144,6 +147,7 @@ def test_every_command_is_one_of_ours_with_flags_that_it_has(
             assert flags == []
 
 
+@pytest.mark.commands
 def test_the_environment_is_the_image_s_own() -> None:
     post, environment = image("cpu")["post"], image("cpu")["environment"]
     assert f"python3 -m venv {PREFIX}\n" in post

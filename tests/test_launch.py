@@ -21,6 +21,8 @@ from jobs.launch import Outcome, Worker, free_ports, launch, share_cores, signal
 from jobs.watchdog import Watchdog
 from tests.benchmark import ROOT
 
+pytestmark = pytest.mark.commands
+
 CORES = sorted(os.sched_getaffinity(0))
 SLEEP = "import time; time.sleep(60)"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"

@@ -130,6 +130,7 @@ def test_the_days_of_several_directories_are_told_from_the_first_to_the_last(tmp
         Results(Selection(results_dir=(f"{tmp_path}/*",), since="2030-01-01"))
 
 
+@pytest.mark.commands
 def test_moments_are_in_utc_wherever_it_is_read(tmp_path: Path) -> None:
     """DuckDB takes the zone when it is loaded, so another process reads."""
     add_run(tmp_path / "data", started_at=datetime(2026, 5, 1, 23, tzinfo=timezone.utc))

@@ -12,6 +12,8 @@ from jobs.lock import held
 from results.command_line import Refused
 from tests.benchmark import ROOT
 
+pytestmark = pytest.mark.commands
+
 HOLD = """
 import os, sys
 from jobs.lock import held

@@ -246,6 +246,7 @@ def test_the_timeout_bounds_the_whole_search(
     assert "not finished after 100 s (--timeout)" in capsys.readouterr().err
 
 
+@pytest.mark.commands
 def test_a_request_to_stop_goes_to_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.alarm(60); signal.pause()"
     popen = subprocess.Popen
@@ -282,6 +283,7 @@ def test_a_trial_that_the_time_limits_signal_ends_before_it_hears_it_is_a_timeou
     assert find(parse(["--find-max-batch"]), None) == 124
 
 
+@pytest.mark.commands
 def test_under_nohup_a_hangup_stops_neither_search_nor_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import os, signal; os.kill(os.getppid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGHUP); exit(3)"
     popen = subprocess.Popen

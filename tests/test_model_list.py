@@ -10,6 +10,8 @@ from bench.workloads.__main__ import Options, main
 from bench.workloads.models import CATALOGUE, MODELS
 from tests.benchmark import ROOT
 
+pytestmark = pytest.mark.commands
+
 
 def test_it_lists_what_is_asked_for() -> None:
     command = [

@@ -10,6 +10,8 @@ import pytest
 
 from bench import preload
 
+pytestmark = pytest.mark.commands
+
 
 def test_a_fork_s_exit_code_is_that_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preload, "run_main", len)

@@ -14,6 +14,7 @@ from bench import checks, probes
 from bench.probes import Answer, own_folder, try_folder
 
 
+@pytest.mark.commands
 def test_commands_run_side_by_side_without_what_a_launcher_told_us() -> None:
     show = [sys.executable, "-c", "import os, json; print(json.dumps(dict(os.environ)))"]
     env = {"OMPI_COMM_WORLD_RANK": "3", "PMI_RANK": "3", "SLURM_PROCID": "3"}
@@ -26,6 +27,7 @@ def test_commands_run_side_by_side_without_what_a_launcher_told_us() -> None:
     assert answers["missing"].trouble == "/no/such/program: No such file or directory"
 
 
+@pytest.mark.commands
 def test_a_command_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
     child = f"sleep 300 & echo $! > {tmp_path}/pid; wait"
     answers = probes.ask({"hangs": ["sh", "-c", child], "dies": ["sh", "-c", "kill -ABRT $$"]}, dict(os.environ), 1)
@@ -71,6 +73,7 @@ def test_control_groups_that_bound_threads(
     assert found == ({f"{group}/pids.max": bound} if bound else {})
 
 
+@pytest.mark.commands
 def test_a_folder_is_tried_and_nothing_is_left(tmp_path: Path) -> None:
     with own_folder(tmp_path / "new" / "results") as (own, new):
         assert own.is_dir()
@@ -99,6 +102,7 @@ def test_a_folder_that_cannot_be_made_is_a_problem_and_no_traceback(tmp_path: Pa
         ("os.O_APPEND", "0", "lines that several processes appended arrived"),
     ],
 )
+@pytest.mark.commands
 def test_a_file_system_that_does_not_keep_its_promises_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound: str, broken: str, verdict: str
 ) -> None:

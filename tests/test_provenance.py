@@ -83,6 +83,7 @@ def test_cpu_model(tmp_path: Path) -> None:
     assert cpu_model(cpuinfo) == "Some CPU @ 2.50GHz"
 
 
+@pytest.mark.commands
 def test_git_state_follows_the_checkout(tmp_path: Path) -> None:
     file = tmp_path / "file"
     assert git_state(file, {})[:2] == (None, None)

@@ -255,6 +255,7 @@ def test_what_differs_between_machines_is_said(tmp_path: Path) -> None:
     assert "Runs are pooled only when all of these are equal: strategy, requested_all_reduce" in text
 
 
+@pytest.mark.commands
 def test_a_reader_that_has_seen_enough_is_no_error(store: Path) -> None:
     words = f"'{sys.executable}' -m analysis.report --results-dir={store} --format=text | head -1 >/dev/null"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {words}"], cwd=ROOT, capture_output=True, check=False)

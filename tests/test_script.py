@@ -74,6 +74,7 @@ def test_each_path_of_a_configuration_is_known() -> None:
     assert {*paths_of(dict.fromkeys(paths, "x").get), "results_dir"} == paths
 
 
+@pytest.mark.commands
 def test_paths_are_absolute_where_a_run_begins_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +99,7 @@ def test_paths_of_a_sweep_are_absolute_in_its_steps(tmp_path: Path, monkeypatch:
     assert step.folders == [tmp_path / "results/data", tmp_path / "d"]
 
 
+@pytest.mark.commands
 def test_hostile_values_are_words_and_nothing_else(tmp_path: Path) -> None:
     site = Site(environment=(f"NAME={HOSTILE}",), python=HOSTILE)
     text = script(site, "-m", "bench.run", f"--label={HOSTILE}", "--note=two\nlines")
@@ -129,6 +131,7 @@ def test_settings_that_cannot_stand_in_a_script_are_refused(settings: dict[str, 
     assert message in str(caught.value)
 
 
+@pytest.mark.commands
 def test_a_failing_run_stops_no_other_and_a_done_one_is_not_repeated(tmp_path: Path) -> None:
     runs = [Step(task=f"k-{n}", name=f"c{n}", nodes=1, tasks_per_node=1, words=[str(n)], folders=[]) for n in range(3)]
     finished = tmp_path / "job.finished"
@@ -165,6 +168,7 @@ def test_the_output_of_a_job_is_taken_apart_by_run(tmp_path: Path) -> None:
     assert sections(tmp_path / "none.out") == {}
 
 
+@pytest.mark.commands
 def test_render_prints_a_script_that_bash_understands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--nodes=2", "--partition=gpu", "--modules=cuda/12", "--extra-sbatch=--reservation=r"]
     profile = tmp_path / "site.toml"

@@ -58,6 +58,7 @@ class Machine:
         ([], ["apt-get install g++ iproute2", "dnf install gcc-c++ iproute", "zypper install gcc-c++ iproute2"]),
     ],
 )
+@pytest.mark.commands
 def test_a_user_gets_the_packages_of_the_systems_own_manager(
     tmp_path: Path, managers: list[str], commands: list[str]
 ) -> None:
@@ -68,12 +69,14 @@ def test_a_user_gets_the_packages_of_the_systems_own_manager(
 
 
 @pytest.mark.parametrize("manager", ["dnf", "zypper"])
+@pytest.mark.commands
 def test_root_without_apt_get_gets_the_names_too(tmp_path: Path, manager: str) -> None:
     machine = Machine(tmp_path, 0, manager)
     assert f"{manager} install gcc-c++\n" in machine.output("g++")
     assert not machine.calls.exists()
 
 
+@pytest.mark.commands
 def test_root_on_debian_gets_the_packages(tmp_path: Path) -> None:
     machine = Machine(tmp_path, 0, "apt-get")
     assert machine.output("g++", "slurmd") == ""
@@ -81,12 +84,14 @@ def test_root_on_debian_gets_the_packages(tmp_path: Path) -> None:
     assert install.endswith(" g++ slurmctld slurmd slurm-client libpmix-dev")
 
 
+@pytest.mark.commands
 def test_where_nothing_is_missing_nothing_is_printed(tmp_path: Path) -> None:
     machine = Machine(tmp_path, 0, "g++", "apt-get")
     assert machine.output("g++") == ""
     assert not machine.calls.exists()
 
 
+@pytest.mark.commands
 def test_every_program_that_is_asked_for_has_packages(tmp_path: Path) -> None:
     scripts = MAKEFILE + (ROOT / "tests" / "browser" / "install_chromium.sh").read_text()
     programs = " ".join(re.findall(r"install_packages\.sh ([\w+ ]+)", scripts)).split()
@@ -97,6 +102,7 @@ def test_every_program_that_is_asked_for_has_packages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("uid", "expected"), [(0, "dnf install chromium"), (1000, "zypper install chromium")])
+@pytest.mark.commands
 def test_the_browsers_package_is_named_where_it_is_not_installed(tmp_path: Path, uid: int, expected: str) -> None:
     machine = Machine(tmp_path, uid, expected.partition(" ")[0])
     done = subprocess.run(
@@ -127,6 +133,7 @@ def test_a_python_without_venv_is_refused_with_its_package() -> None:
 
 
 @pytest.mark.parametrize("target", ["setup", "demo", "test"])
+@pytest.mark.commands
 def test_every_target_takes_python_and_stops_before_anything_is_made_with_a_wrong_one(
     tmp_path: Path, target: str
 ) -> None:

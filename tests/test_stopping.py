@@ -7,6 +7,8 @@ import pytest
 
 from tests.benchmark import BOUND_S, ROOT
 
+pytestmark = pytest.mark.commands
+
 PROGRAM = """
 import os, signal, time, weakref
 from bench.stopping import Stopped, stoppable

@@ -117,6 +117,7 @@ def test_more_nodes_than_there_are_is_refused_before_anything_runs(monkeypatch: 
     assert performer.ran == []
 
 
+@pytest.mark.commands
 def test_a_preloading_process_that_died_between_two_runs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     popen = subprocess.Popen
 
@@ -214,6 +215,7 @@ def test_bad_options_are_one_line(flags: list[str], message: str, capsys: pytest
     assert message in line
 
 
+@pytest.mark.commands
 def test_a_missing_slurm_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

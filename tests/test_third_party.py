@@ -51,6 +51,7 @@ def stub(folder: Path, package: str, error: str) -> Path:
         ("keras", "ImportError('no')", ("bench.workloads", "lenet5", "--num-classes=5")),
     ],
 )
+@pytest.mark.commands
 def test_the_package_is_named_with_its_own_error(
     tmp_path: Path, package: str, error: str, words: tuple[str, ...]
 ) -> None:
@@ -64,12 +65,14 @@ def test_the_package_is_named_with_its_own_error(
     assert not list(tmp_path.glob("results/data/*/*"))  # nothing is recorded of a run that never began
 
 
+@pytest.mark.commands
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = run(stub(tmp_path, "psutil", "ImportError('no')"), ("bench.run", "--debug"))
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
 
 
+@pytest.mark.commands
 def test_the_doctor_names_what_is_installed_and_cannot_be_imported(tmp_path: Path) -> None:
     for package, error in (("tensorflow", "AttributeError('of NumPy')"), ("pyarrow", "ImportError('wants NumPy')")):
         stub(tmp_path, package, error)
@@ -95,6 +98,7 @@ def test_our_own_mistakes_are_not_taken_for_a_packages() -> None:
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax", "numpy", "none such"])
+@pytest.mark.commands
 def test_another_backend_of_keras_is_refused_by_name(tmp_path: Path, backend: str) -> None:
     done = run(tmp_path, RUN, KERAS_BACKEND=backend)
     assert done.stderr == (

@@ -15,6 +15,8 @@ import pytest
 from jobs.watchdog import Deadline, Watchdog
 from tests.benchmark import BOUND_S, ROOT
 
+pytestmark = pytest.mark.commands
+
 
 @contextmanager
 def worker(folder: Path, rank: int, then: str) -> Iterator[subprocess.Popen[bytes]]:

@@ -11,8 +11,8 @@ import pytest
 
 from bench.workloads.weights import load_weights
 from tests.benchmark import SEVERAL_S, SMALL, Benchmark, last_json, run_all
-from tests.test_evaluation import expected
-from tests.trainers import job  # before anything is computed in this process
+from tests.frameworks.test_evaluation import expected
+from tests.frameworks.trainers import job  # before anything is computed in this process
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 

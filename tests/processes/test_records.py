@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import shards
 from tests.benchmark import Benchmark
+from tests.frameworks import shards
 
 pytestmark = pytest.mark.processes
 

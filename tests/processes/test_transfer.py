@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.benchmark import ROOT, SEVERAL_S, Benchmark, clean_environment, commands_of, perform
-from tests.test_weights import model
+from tests.frameworks.test_weights import model
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 

@@ -62,6 +62,7 @@ def write_everything() -> None:
 NAMES = {"report.html", "history.html", "good.json", "gate.json", "gate.xml", "001-1-node.sh", "rank-00000.npz"}
 
 
+@pytest.mark.commands
 def test_files_have_the_users_mode_and_no_temporary_one_stays(place: Path, umask: int) -> None:
     before = {*place.rglob("*")}
     write_everything()
@@ -73,6 +74,7 @@ def test_files_have_the_users_mode_and_no_temporary_one_stays(place: Path, umask
     assert not [path for path in made if path.name.startswith(".") and path.name != ".sweeps"]
 
 
+@pytest.mark.commands
 def test_a_planted_link_is_replaced_and_not_followed(place: Path) -> None:
     write_everything()
     victim = place / "victim"

@@ -108,6 +108,7 @@ def test_what_runs_is_tested_with_the_same_pins() -> None:
     assert entries[0] < entries[1]
 
 
+@pytest.mark.commands
 def test_the_lock_is_made_of_these_extras(name: str) -> None:
     done = subprocess.run(["make", "-n", "lock"], cwd=ROOT, capture_output=True, text=True, check=True)
     (command,) = re.findall(rf"uv pip compile .* -o {name}$", done.stdout, re.M)

@@ -42,6 +42,7 @@ def performed(script: str, place: Path) -> list[list[str]]:
     return [json.loads(line) for line in said.read_text().splitlines()]
 
 
+@pytest.mark.commands
 def test_a_rendered_script_hands_on_what_it_was_given(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = [f"--label={text}" for text in HOSTILE]
     modules = [f"--modules={text}" for text in PRINTABLE]
@@ -55,6 +56,7 @@ def test_a_rendered_script_hands_on_what_it_was_given(place: Path, capsys: pytes
     assert f"--job-name={PRINTABLE[0]}" in srun
 
 
+@pytest.mark.commands
 def test_a_sweeps_script_performs_hostile_settings_as_they_are(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +86,7 @@ def test_what_could_not_be_recorded_is_refused(capsys: pytest.CaptureFixture[str
     assert "is no text in UTF-8" in capsys.readouterr().err
 
 
+@pytest.mark.commands
 def test_a_name_that_no_process_can_be_given_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "sweep.toml"
     file.write_text('[matrix]\nlabel = ["a\\u0000b"]\n')

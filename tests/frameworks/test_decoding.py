@@ -16,7 +16,7 @@ from bench.data import main
 from bench.workloads.records import IMAGE, LABEL
 from bench.workloads.source import open_source
 from strategies.base import Shard
-from tests import shards
+from tests.frameworks import shards
 
 frameworks.load()
 

@@ -14,8 +14,8 @@ from bench.workloads import MODELS, outline
 from bench.workloads.freezing import check, freeze_layers, layers_with_weights
 from strategies.base import NumericsConfig, Shard, Workload
 from tests.benchmark import ROOT
-from tests.trainers import job as job_of
-from tests.trainers import nodes_of
+from tests.frameworks.trainers import job as job_of
+from tests.frameworks.trainers import nodes_of
 
 
 def job(freeze: str | None = None, **numerics: Any) -> Workload:

@@ -10,8 +10,8 @@ import pytest
 
 from strategies import load
 from strategies.base import NumericsConfig, Shard
-from tests.trainers import STRATEGIES, functions_of, job, nodes_of
-from tests.trainers import trainer as trainer_of
+from tests.frameworks.trainers import STRATEGIES, functions_of, job, nodes_of
+from tests.frameworks.trainers import trainer as trainer_of
 
 BF16, FP16 = 14, 19
 """DT_BFLOAT16 and DT_HALF."""

@@ -11,7 +11,7 @@ import pytest
 
 from bench.config import TrainingConfig
 from bench.workloads.optimizers import OPTIMIZERS
-from tests.trainers import job, trainer
+from tests.frameworks.trainers import job, trainer
 
 STEPS = 8
 

@@ -9,7 +9,7 @@ import pytest
 
 from bench.workloads import workload
 from strategies.base import NumericsConfig
-from tests import shards
+from tests.frameworks import shards
 
 
 def lines(**changes: Any) -> list[str]:

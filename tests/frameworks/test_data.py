@@ -13,7 +13,7 @@ from bench.data import main
 from bench.errors import EnvironmentFault
 from bench.shards import Image, generated, write
 from bench.workloads.records import INDEX, read_index, shards_in
-from tests import shards
+from tests.frameworks import shards
 
 frameworks.load()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from strategies.base import HeldOut
-from tests.trainers import STRATEGIES, evaluation_nodes_of, job, nodes_of, trainer
+from tests.frameworks.trainers import STRATEGIES, evaluation_nodes_of, job, nodes_of, trainer
 
 import keras  # isort: skip  after TensorFlow's devices are set
 import tensorflow as tf  # isort: skip

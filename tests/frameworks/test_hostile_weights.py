@@ -14,7 +14,7 @@ import pytest
 from bench import frameworks
 from bench.errors import BenchError, EnvironmentFault, UsageError
 from bench.workloads.weights import load_weights
-from tests.test_weights import model, values
+from tests.frameworks.test_weights import model, values
 
 frameworks.load()
 

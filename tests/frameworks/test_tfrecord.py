@@ -15,7 +15,7 @@ from bench.workloads import workload
 from bench.workloads.records import IMAGE, RecordSet
 from bench.workloads.source import Source, open_source, resolve_cache
 from strategies.base import NumericsConfig, Shard
-from tests import shards
+from tests.frameworks import shards
 
 SHAPE = (16, 16, 3)
 
