@@ -33,9 +33,8 @@ _quick_test: str | None = None
 def _audit(event: str, arguments: tuple[object, ...]) -> None:
     """Fail a quick test that starts a process or loads a framework."""
     if _quick_test and (event in _START or (event == "import" and arguments[0] in ("tensorflow", "keras"))):
-        raise RuntimeError(
-            f"{_quick_test} is not quick ({event} {arguments[0]}): mark it or move it, see CONTRIBUTING.md"
-        )
+        what = " ".join(map(str, (event, *arguments[:1])))
+        raise RuntimeError(f"{_quick_test} is not quick ({what}): mark it or move it, see CONTRIBUTING.md")
 
 
 sys.addaudithook(_audit)

@@ -31,8 +31,8 @@ them to several devices of one process. Under ps, other processes hold what an o
 TOLERANCES = {"ps": 1e-5, "mwms": 1e-2, "horovod": 1e-2}
 """Of the change of all weights together. One worker of ps computes what `single` does; two devices round otherwise, and
 that moves a weight of adamw whose gradient is nothing but rounding as far as any other. A part p of such weights makes
-sqrt(p): some hundred of the 62,346, of units that are hardly ever active. tests/frameworks/test_optimizers.py has a model
-without such units, and is stricter."""
+sqrt(p): some hundred of the 62,346, of units that are hardly ever active. tests/frameworks/test_optimizers.py has a
+model without such units, and is stricter."""
 
 FP32_ROUNDS = 2e-5
 """More than losses in fp32 differ by, relatively, wherever they are computed."""
