@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 
@@ -109,9 +110,11 @@ def _measure_base(one: Configuration) -> str:
         "device": setup["device_kind"],
         "cores-per-device": _whole(cores),
     }
-    flags = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in words.items() if value is not None)
-    preloaded = ", in a sweep with preload = true." if setup["preloaded"] else ""
-    return f"measure it with python -m bench.run {flags}{' --xla' if setup['xla'] else ''}{preloaded}"
+    flags = [f"--{name}={value}" for name, value in words.items() if value is not None]
+    flags += ["--xla"] if setup["xla"] else []
+    if setup["preloaded"]:
+        return f"measure it with echo {shlex.quote(json.dumps(flags))} | python -m bench.preload"
+    return f"measure it with python -m bench.run {shlex.join(flags)}"
 
 
 def _whole(value: float | None) -> int | None:
