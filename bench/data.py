@@ -7,6 +7,7 @@ every image; `fetch` says how public data sets come to a machine. Nothing is dow
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ def _load_tensorflow() -> None:
 def _show(index: Index, folder: Path) -> int:
     parts = [f"{index.num_samples(part):,} to {verb} in {len(index.files[part])} files" for part, verb in _USES.items()]
     print(f"{folder / INDEX}: images {' and '.join(parts)}, {index.num_classes:,} classes")
-    print(f"Use it with --dataset tfrecord --data-dir {folder}")
+    print(f"Use it with --dataset tfrecord --data-dir {shlex.quote(str(folder))}")
     return ExitCode.OK
 
 
