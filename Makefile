@@ -1,4 +1,4 @@
-# Two commands: `make demo` measures and draws, `make test` proves. Both do their own set-up, once.
+# `make demo` measures and draws, `make test` proves, `make check` is its quick part. All do their own set-up, once.
 PYTHON ?= python3
 PY := .venv/bin/python
 PARALLEL := -n 2 --dist loadfile
@@ -52,7 +52,7 @@ test: packages check
 	$(PY) -m pytest -m "not quick and not processes and not browser" $(PARALLEL)
 	$(PY) -m pytest -m "processes or browser"
 
-# Input that nobody meant, new at every call: for minutes, where `make test` tries the same few hundred examples of each.
+# Input that nobody meant, new at every call: for minutes, where `make test` tries the same fifty examples of each.
 fuzz: .venv/.tests
 	$(PY) -m pytest tests/fuzz --hypothesis-profile=long --timeout=0
 
@@ -71,6 +71,7 @@ perf: .venv/.tests
 	$(PY) -m tests.perf.change_points
 	$(PY) -m tests.perf.freezing
 	$(PY) -m tests.perf.memory
+	$(PY) -m tests.perf.allocator
 
 # Every fault under every strategy; writes the table of docs/faults.md anew.
 faults: .venv/.tests

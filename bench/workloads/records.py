@@ -137,8 +137,8 @@ def read_index(folder: Path) -> Index:
     except FileNotFoundError:
         raise UsageError(
             f"data folder {str(folder)!r} has no {INDEX}, which says how many images its files hold: write files with "
-            f"python -m bench.data write, or let python -m bench.data index {shlex.quote(str(folder))} look at those that "
-            "are there"
+            f"python -m bench.data write, or let python -m bench.data index {shlex.quote(str(folder))} look at those "
+            "that are there"
         ) from None
     except OSError as error:
         raise UsageError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
