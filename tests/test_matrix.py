@@ -169,7 +169,8 @@ def test_values_reach_the_command_as_one_word_each(tmp_path: Path) -> None:
 def test_every_shipped_sweep_holds_valid_commands(path: Path, tmp_path: Path) -> None:
     sweep = load(path)
     assert len(sweep.configurations) > 1
-    for run in sweep.runs():
+    last_repeats = {run.configuration.key: run for run in sweep.runs()}  # repeats differ in their number alone
+    for run in last_repeats.values():
         parse(benchmark_words(run, "x", tmp_path)[2:])
 
 
