@@ -6,20 +6,12 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from bench import frameworks
+import tensorflow as tf
+
 from bench.workloads import workload
 from jobs.cluster import ClusterEnv
 from strategies import load
 from strategies.base import ExchangeConfig, NumericsConfig, Resources, Workload
-
-frameworks.load()
-
-import tensorflow as tf  # noqa: E402
-
-# Before anything is computed: afterwards TensorFlow refuses.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
 
 GLOBAL_BATCH = 8
 
