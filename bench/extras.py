@@ -106,12 +106,12 @@ def bounded(function: Callable[[], Result], bound_s: float) -> Result:
     that does not answer.
     """
     results: list[Result] = []
-    errors: list[BaseException] = []
+    errors: list[Exception] = []
 
     def call() -> None:
         try:
             results.append(function())
-        except BaseException as error:
+        except Exception as error:
             errors.append(error)
 
     thread = threading.Thread(target=call, name="extra", daemon=True)
