@@ -1,15 +1,19 @@
 # `make demo` measures and draws, `make test` proves, `make check` is its quick part. All do their own set-up, once.
 PYTHON ?= python3
 PY := .venv/bin/python
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadgroup
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup announcement demo check test fuzz faults packages perf soak audit lock clean
+.PHONY: setup interpreter announcement demo check test fuzz faults packages perf soak audit lock clean
 
 setup: .venv/.ready
 
+# A PYTHON that is given must be that of an environment that is there.
+interpreter:
+	@[ "$(origin PYTHON)" = file ] || [ ! -e $(PY) ] || $(PYTHON) jobs/check_python.py $(PY)
+
 # What measures and draws, without Horovod, whose build takes minutes and a compiler.
-.venv/.packages: requirements.lock pyproject.toml jobs/check_python.py
+.venv/.packages: requirements.lock pyproject.toml jobs/check_python.py | interpreter
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on PATH: name a Python 3.10 to 3.13, as make PYTHON=python3.11" >&2; exit 3; }
 	@$(PYTHON) jobs/check_python.py
 	$(PYTHON) -m venv .venv

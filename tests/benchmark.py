@@ -12,10 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import psutil
+
+if TYPE_CHECKING:
+    from tests.forks import Forked, ForkServer
 
 ROOT = Path(__file__).parents[1]
 BOUND_S = 120
@@ -31,31 +34,48 @@ SMALL = ("--num-warmup-batches=3", "--num-batches-per-iter=2", "--num-iters=3", 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A results directory and the commands that fill it."""
+    """A results directory and the commands that fill it: as a user types them, or as forks of `server`'s process, which
+    has loaded TensorFlow already."""
 
     results: Path
+    server: ForkServer | None = None
+
+    @property
+    def fresh(self) -> Benchmark:
+        """The same for runs whose start is what is tested: processes that load TensorFlow themselves."""
+        return Benchmark(self.results)
 
     def command(self, *flags: str) -> list[str]:
         return [sys.executable, "-m", "bench.run", *SMALL, f"--results-dir={self.results}", *flags]
 
-    def start(self, *flags: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *flags: str, env: Mapping[str, str] | None = None, patch: str = ""
+    ) -> subprocess.Popen[str] | Forked:
+        """Starts a run, in a fork after the statements `patch`, which see the functions of `tests.faults.inside`."""
+        env = env or {}
+        if self.server:
+            assert not [name for name in env if name.startswith("TF_") and name != "TF_CONFIG"], "read at loading"
+            return self.server.start(self.command(*flags)[3:], clean_environment() | dict(env), ROOT, patch)
+        assert not patch, "of a process that is there before the run"
         return subprocess.Popen(
             self.command(*flags),
             cwd=ROOT,
-            env=clean_environment() | (env or {}),
+            env=clean_environment() | dict(env),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *flags: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *flags: str, env: Mapping[str, str] | None = None, patch: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """Runs to the end, within BOUND_S."""
-        process = self.start(*flags, env=env)
+        process = self.start(*flags, env=env, patch=patch)
         try:
             stdout, stderr = process.communicate(timeout=BOUND_S)
         finally:
             process.kill()
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        return subprocess.CompletedProcess(flags, process.returncode, stdout, stderr)
 
     def table(self, name: str) -> pd.DataFrame:
         return pd.read_parquet(self.results / name)
@@ -117,7 +137,7 @@ def shard_lines(benchmark: Benchmark, rank: int, kind: str) -> int:
     return sum(json.loads(line)[0] == kind for line in paths[0].read_text().splitlines()[1:-1]) if paths else 0
 
 
-def wait_until_timing(benchmark: Benchmark, process: subprocess.Popen[str], ranks: int = 2) -> None:
+def wait_until_timing(benchmark: Benchmark, process: subprocess.Popen[str] | Forked, ranks: int = 2) -> None:
     """Returns when every rank has recorded some timed iterations."""
     deadline = time.monotonic() + BOUND_S
     while any(shard_lines(benchmark, rank, "iters") < 6 for rank in range(ranks)):

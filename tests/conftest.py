@@ -24,6 +24,8 @@ _FOLDERS = ("frameworks", "processes", "slurm", "browser")
 """Folders without quick tests."""
 _MARKERS = ("processes", "commands", "browser")
 """Marks of tests elsewhere that are not quick."""
+_SPREAD = ("processes", "slurm")
+"""Folders whose tests have little in common, but for those that share runs and are marked with a group."""
 _START = ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system")
 """What Python's audit hooks call the start of a process."""
 
@@ -48,9 +50,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests as quick that are not in a folder, or marked, as something else."""
+    """Mark all tests as quick that are not in a folder, or marked, as something else; and those of one file as a group,
+    which one process of pytest performs, where they may share what is costly."""
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder not in _SPREAD and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
         if folder not in _FOLDERS and not any(item.get_closest_marker(marker) for marker in _MARKERS):
             item.add_marker(QUICK)
 

@@ -127,6 +127,11 @@ def test_another_python_is_refused_on_one_line_with_packages_for_each_system(ver
     assert "\n" not in line
 
 
+def test_an_environment_of_another_python_is_not_used_in_silence() -> None:
+    assert "make clean" in complaint((3, 12), True, existing="3.11")
+    assert complaint((3, 12), True, existing="3.12") == ""
+
+
 def test_a_python_without_venv_is_refused_with_its_package() -> None:
     assert "apt-get install python3.11-venv" in complaint((3, 11), False)
     assert [complaint((3, minor), True) for minor in range(10, 14)] == [""] * 4

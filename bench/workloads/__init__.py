@@ -122,7 +122,8 @@ def _begin(built: Any, spec: ModelSpec, *, name: str, weights: Path | None, free
     if freeze is not None:
         freeze_layers(built, freeze, name=name, head=spec.head)
         if weights is None:
-            what = BASE if freeze == BASE else f"first {freeze} layers with weights"
+            first = "first layer with weights" if freeze == "1" else f"first {freeze} layers with weights"
+            what = BASE if freeze == BASE else first
             note = f"Weights: {what} frozen at random weights (--weights FILE loads trained ones)"
     return note
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.benchmark import Benchmark, worker_pid
-from tests.faults.forks import Forked
+from tests.forks import Forked
 
 _JUMPS, _BETWEEN_JUMPS_S = 30, 0.1
 """For longer than the second between two of TensorFlow's looks at the heartbeats, and more often than those come."""

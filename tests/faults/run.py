@@ -20,8 +20,8 @@ from jobs.launch import free_ports
 from results.check import check
 from tests.benchmark import BOUND_S, ROOT, Benchmark, clean_environment, running_benchmarks, shard_lines
 from tests.faults.cases import Case
-from tests.faults.forks import Forked, ForkServer
 from tests.faults.outside import Running
+from tests.forks import Forked, ForkServer
 from tests.processes.test_mpi import AS_ROOT, MPIRUN
 from tests.synthetic_store import add_run
 

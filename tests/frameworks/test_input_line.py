@@ -53,7 +53,9 @@ def test_images_in_files(tmp_path: Path) -> None:
     assert lines(**files) == ["Input: 8 images, 3 of 10 classes -> 28x28 grey"]
 
 
-@pytest.mark.parametrize(("freeze", "what"), [("base", "base"), ("1", "first 1 layers with weights")])
+@pytest.mark.parametrize(
+    ("freeze", "what"), [("base", "base"), ("1", "first layer with weights"), ("2", "first 2 layers with weights")]
+)
 def test_what_is_frozen_at_random_weights_is_said_once(freeze: str, what: str) -> None:
     _, line = lines(dataset="digits", classes="0-4", freeze=freeze)
     assert line == f"Weights: {what} frozen at random weights (--weights FILE loads trained ones)"

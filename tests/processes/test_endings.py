@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,7 @@ import pytest
 from jobs.launch import free_ports
 from tests.benchmark import (
     BOUND_S,
-    ROOT,
     Benchmark,
-    clean_environment,
-    running_benchmarks,
     shard_lines,
     wait_until_timing,
     worker_pid,
@@ -60,9 +55,8 @@ def test_a_signal_ends_the_run_and_is_recorded(benchmark: Benchmark, signum: sig
 
 
 IMPATIENT = """
-import os, signal, sys
-from bench.run import main
 from results.store import Store
+import signal
 
 commit = Store.commit
 
@@ -72,15 +66,11 @@ def interrupted(*what):
     commit(*what)
 
 Store.commit = interrupted
-sys.exit(main(sys.argv[1:]))
 """
 
 
 def test_signals_that_come_while_the_run_is_recorded_do_not_cut_that_off(benchmark: Benchmark) -> None:
-    command = [sys.executable, "-c", IMPATIENT, *benchmark.command("--strategy=single")[3:]]
-    done = subprocess.run(
-        command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=BOUND_S, check=False
-    )
+    done = benchmark.run("--strategy=single", patch=IMPATIENT)
     assert done.returncode == 0, done.stderr
     assert benchmark.only_run()["status"] == "ok"
     assert not (benchmark.results / ".shards").exists()
@@ -103,7 +93,7 @@ def tf_config(ports: list[int], index: int) -> dict[str, str]:
 def test_two_processes_join_by_tf_config_and_write_one_run(benchmark: Benchmark) -> None:
     ports = free_ports(2)
     processes = [
-        benchmark.start("--strategy=mwms", "--json", "--cores-per-device=1", env=tf_config(ports, index))
+        benchmark.fresh.start("--strategy=mwms", "--json", "--cores-per-device=1", env=tf_config(ports, index))
         for index in (1, 0)
     ]
     outputs = [process.communicate(timeout=BOUND_S) for process in processes]
@@ -157,26 +147,6 @@ def test_a_port_in_use_is_one_line_and_leaves_nothing_behind(benchmark: Benchmar
     assert benchmark.left_behind() == []
 
 
-def faulty(
-    benchmark: Benchmark, patch: str, *flags: str, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """A run whose workers are forks of a process that was patched on purpose."""
-    program = (
-        "import sys\nfrom bench import frameworks\nframeworks.load()\n"
-        f"{patch}\nfrom bench.run import main\nsys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", program, *benchmark.command(*flags)[3:]]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=clean_environment() | (env or {}),
-        capture_output=True,
-        text=True,
-        timeout=BOUND_S,
-        check=False,
-    )
-
-
 def test_a_diverging_loss_fails_the_run(benchmark: Benchmark) -> None:
     done = benchmark.run(*TWO, "--lr=1e30")
     assert done.returncode == 4
@@ -189,7 +159,7 @@ def test_a_diverging_loss_fails_the_run(benchmark: Benchmark) -> None:
 
 def test_replicas_that_were_not_averaged_fail_the_run(benchmark: Benchmark) -> None:
     patch = "import strategies.mwms as m; m.MultiWorkerMirrored.trainer = m.Independent.trainer"
-    done = faulty(benchmark, patch, *TWO)
+    done = benchmark.run(*TWO, patch=patch)
     assert done.returncode == 4
     assert "rank 1 in leave" in done.stderr
     assert "not averaged" in done.stderr
@@ -202,7 +172,7 @@ def test_running_out_of_device_memory_has_a_status_of_its_own(benchmark: Benchma
         "def run(self, n): raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')\n"
         "t.ReplicatedTrainer.run = run"
     )
-    done = faulty(benchmark, patch, "--strategy=single")
+    done = benchmark.run("--strategy=single", patch=patch)
     assert done.returncode == 4
     assert "ResourceExhaustedError: OOM when allocating tensor" in done.stderr
     run = benchmark.only_run()
@@ -235,13 +205,12 @@ def test_a_corrupt_data_file_is_one_line_and_leaves_nothing_behind(benchmark: Be
 def test_bad_input_is_one_clear_line_and_leaves_nothing_behind(
     benchmark: Benchmark, flags: list[str], env: dict[str, str], code: int, message: str
 ) -> None:
-    done = benchmark.run(*flags, env=env)
+    done = benchmark.fresh.run(*flags, env=env)
     assert done.returncode == code
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
     assert benchmark.left_behind() == []
-    assert not running_benchmarks()
 
 
 def test_a_run_leaves_no_temporary_files(benchmark: Benchmark, tmp_path: Path) -> None:

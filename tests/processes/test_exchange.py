@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from pathlib import Path
 
 import pytest
 
 from jobs.launch import free_ports
 from tests.benchmark import BOUND_S, Benchmark
-from tests.processes.test_endings import TWO, faulty, tf_config
+from tests.processes.test_endings import TWO, tf_config
 
 pytestmark = pytest.mark.processes
 
@@ -42,7 +41,7 @@ def test_the_weights_of_central_live_where_they_are_put(benchmark: Benchmark) ->
         "    print('WEIGHTS', *devices)\n    return weights(self, replica)\n"
         "t.ReplicatedTrainer.weights = tell"
     )
-    done = faulty(benchmark, program, "--strategy=central", "--devices-per-worker=2", "--parameter-device=CPU:1")
+    done = benchmark.run("--strategy=central", "--devices-per-worker=2", "--parameter-device=CPU:1", patch=program)
     assert done.returncode == 0, done.stderr
     assert set(re.findall("^WEIGHTS (.*)$", done.stdout, re.M)) == {"CPU:1"}
     assert dict(benchmark.only_run()["exchange"]) == {"parameter_device": "CPU:1"}
@@ -84,7 +83,7 @@ def test_servers_end_when_the_coordinator_does(benchmark: Benchmark) -> None:
     """Nothing is left afterwards, as after every test; and the fault is the coordinator's."""
     fault = "def run(self, n): raise RuntimeError('broken on purpose')"
     patch = f"import strategies.ps as p\n{fault}\np.CoordinatedTrainer.run = run"
-    done = faulty(benchmark, patch, "--strategy=ps", "--num-workers=2")
+    done = benchmark.run("--strategy=ps", "--num-workers=2", patch=patch)
     assert done.returncode == 4
     assert "rank 0 in trace: RuntimeError: broken on purpose" in done.stderr
     assert benchmark.only_run()["failed_rank"] == 0
@@ -101,27 +100,20 @@ def test_a_site_s_proxy_is_not_asked_for_the_way_to_a_peer(benchmark: Benchmark,
 def test_ranks_with_other_libraries_are_told_apart(benchmark: Benchmark) -> None:
     """Two tasks by TF_CONFIG, the second with another Keras."""
     other = "import keras, os\nif '\"index\": 1' in os.environ['TF_CONFIG']: keras.__version__ = '3.99.0'"
-    ports, done = free_ports(2), {}
-
-    def task(index: int) -> None:
-        done[index] = faulty(benchmark, other, *TWO[:1], env=tf_config(ports, index))
-
-    threads = [threading.Thread(target=task, args=(index,)) for index in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(BOUND_S)
-    assert [done[index].returncode for index in range(2)] == [3, 3]
-    for index in range(2):
-        assert "rank 1 (" in done[index].stderr
-        assert "has Keras 3.99.0 but rank 0 (" in done[index].stderr
-        assert "install the same everywhere" in done[index].stderr
+    ports = free_ports(2)
+    tasks = [benchmark.start(TWO[0], env=tf_config(ports, index), patch=other) for index in range(2)]
+    for task in tasks:
+        _, stderr = task.communicate(timeout=BOUND_S)
+        assert task.returncode == 3
+        assert "rank 1 (" in stderr
+        assert "has Keras 3.99.0 but rank 0 (" in stderr
+        assert "install the same everywhere" in stderr
     assert benchmark.left_behind() == []
 
 
 def test_a_horovod_without_the_controller_says_which_it_has(benchmark: Benchmark) -> None:
     patch = "import horovod.tensorflow as hvd\nhvd.gloo_built = lambda: False"
-    done = faulty(benchmark, patch, "--strategy=horovod", "--num-workers=2")
+    done = benchmark.run("--strategy=horovod", "--num-workers=2", patch=patch)
     assert done.returncode == 3
     assert "this Horovod was built without GLOO: use --controller mpi" in done.stderr
     assert benchmark.left_behind() == []

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from bench.extras import EXTRAS
-from tests.benchmark import BOUND_S, SEVERAL_S, SMALL, Benchmark, clean_environment, null
+from tests.benchmark import SEVERAL_S, Benchmark, null
 from tests.faults import inside
-from tests.faults.forks import ForkServer
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 
@@ -25,27 +21,16 @@ LEFT = {
 WHY = {"error": "broken by a test", "hang": "0.5 s"}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    with ForkServer() as server:
-        yield server
-
-
 def test_every_extra_is_broken_here() -> None:
     assert {*inside.EXTRAS, MANY_CARDS} == set(EXTRAS)
 
 
 @pytest.mark.parametrize("how", WHY)
 @pytest.mark.parametrize("name", inside.EXTRAS)
-def test_an_extra_that_breaks_costs_no_run(server: ForkServer, tmp_path: Path, name: str, how: str) -> None:
-    benchmark = Benchmark(tmp_path / "data")
-    flags = [*SMALL, f"--results-dir={benchmark.results}", *(["--measure-peak"] if name == "peak FLOP/s" else [])]
-    launcher = server.start(flags, clean_environment(), tmp_path, f"break_extra({name!r}, {how!r})")
-    try:
-        _, stderr = launcher.communicate(timeout=BOUND_S)
-    finally:
-        launcher.kill()
-    assert launcher.returncode == 0, stderr
+def test_an_extra_that_breaks_costs_no_run(benchmark: Benchmark, name: str, how: str) -> None:
+    flags = ["--measure-peak"] if name == "peak FLOP/s" else []
+    done = benchmark.run(*flags, patch=f"break_extra({name!r}, {how!r})")
+    assert done.returncode == 0, done.stderr
     run = benchmark.only_run()
     assert run["status"] == "ok"
     assert (~benchmark.table("iters")["warmup"]).sum() == 3

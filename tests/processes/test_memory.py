@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmark import ONEDNN, ROOT, SEVERAL_S, Benchmark, clean_environment, last_json, run_all
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S), pytest.mark.xdist_group("memory")]
 
 WITHIN = 0.25
 FEW = ("--num-warmup-batches=2", "--num-batches-per-iter=2", "--num-iters=1", "--device=cpu", "--telemetry-period=0")

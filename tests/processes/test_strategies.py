@@ -34,7 +34,9 @@ def test_a_run_records_all_that_it_measured(
     benchmark: Benchmark, row: tuple[str, list[str], int, list[int], int, str | None]
 ) -> None:
     strategy, flags, devices, training, processes, collective = row
-    done = benchmark.run(f"--strategy={strategy}", *flags, "--dataset=digits", "--json", "--telemetry-period=0.05")
+    done = benchmark.fresh.run(
+        f"--strategy={strategy}", *flags, "--dataset=digits", "--json", "--telemetry-period=0.05"
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     run = benchmark.only_run()
@@ -157,6 +159,7 @@ def losses(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], pd
     return {which: run.table("iters").groupby("iter")["loss"].mean() for which, run in made.items()}
 
 
+@pytest.mark.xdist_group("losses")
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_synchronous_strategies_compute_the_same_training(
     losses: dict[tuple[str, str], pd.Series], dataset: str

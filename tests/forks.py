@@ -1,6 +1,6 @@
 """Launchers in forks of one process that has loaded TensorFlow, the way `bench.preload` makes them for a sweep.
 
-A case then costs what it does, not what loading costs. `python -m tests.faults.forks FD` serves a socket.
+A case then costs what it does, not what loading costs. `python -m tests.forks FD` serves a socket.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ForkServer:
         # A packet is a request, whoever else sends one.
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, "-m", "tests.faults.forks", str(theirs.fileno())]
+            command = [sys.executable, "-m", "tests.forks", str(theirs.fileno())]
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=clean_environment(), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
             )
