@@ -1,7 +1,7 @@
 # `make demo` measures and draws, `make test` proves, `make check` is its quick part. All do their own set-up, once.
 PYTHON ?= python3
 PY := .venv/bin/python
-PARALLEL := -n 2 --dist loadgroup
+PARALLEL := -n 2 -p tests.scheduling
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .PHONY: setup interpreter announcement demo check test fuzz faults packages perf soak audit lock clean
@@ -50,11 +50,9 @@ check: .venv/.tests
 	.venv/bin/mypy
 	$(PY) -m pytest -m quick $(PARALLEL)
 
-# Tests of real processes run one at a time: beside each other they would take each other's cores, and miss their bounds.
 test: packages check
 	tests/browser/install_chromium.sh
-	$(PY) -m pytest -m "not quick and not processes and not browser" $(PARALLEL)
-	$(PY) -m pytest -m "processes or browser"
+	$(PY) -m pytest -m "not quick" $(PARALLEL)
 
 # Input that nobody meant, new at every call: for minutes, where `make test` tries the same fifty examples of each.
 fuzz: .venv/.tests

@@ -14,7 +14,7 @@ from tests.benchmark import SEVERAL_S, SMALL, Benchmark, last_json, run_all
 from tests.frameworks.test_evaluation import expected
 from tests.frameworks.trainers import job  # before anything is computed in this process
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S), pytest.mark.xdist_group("convergence")]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 
 TEST_IMAGES = 359
 FLAGS = (

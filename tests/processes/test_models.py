@@ -10,7 +10,7 @@ import pytest
 
 from tests.benchmark import SEVERAL_S, SMALL, Benchmark, run_all
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S), pytest.mark.xdist_group("models")]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 
 NORMALISING = ["--model=small_xception", "--image-size=16", "--num-classes=12", "--batch-size=3"]
 """Batch normalisation, dropout and separable convolutions."""

@@ -14,7 +14,7 @@ from bench.workloads import MODELS, build_model
 from results.schema import RUNS
 from tests.benchmark import SEVERAL_S, Benchmark, null, run_all
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S), pytest.mark.xdist_group("phases")]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(SEVERAL_S)]
 
 PLACES = {
     "single": ["--strategy=single"],

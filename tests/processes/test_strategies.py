@@ -159,7 +159,6 @@ def losses(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], pd
     return {which: run.table("iters").groupby("iter")["loss"].mean() for which, run in made.items()}
 
 
-@pytest.mark.xdist_group("losses")
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_synchronous_strategies_compute_the_same_training(
     losses: dict[tuple[str, str], pd.Series], dataset: str
