@@ -121,11 +121,12 @@ def preloaded() -> Iterator[Runner]:
 
 
 def figures(lines: Sequence[str], exit_code: int | None) -> Figures:
-    """What a run said last, of all its lines."""
+    """What a run said last, of all its lines; srun may write words of others or a label on the same line."""
     for line in reversed(lines):
-        if line.startswith('{"run_id"'):
+        place = line.find('{"run_id"')
+        if place >= 0:
             try:
-                found: Figures = json.loads(line)
+                found: Figures = json.JSONDecoder().raw_decode(line, place)[0]
             except ValueError:
                 break
             return found

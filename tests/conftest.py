@@ -61,9 +61,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _watched(request: pytest.FixtureRequest) -> Iterator[None]:
+def _watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     global _quick_test  # noqa: PLW0603 the hook cannot be told otherwise, nor removed
-    _quick_test = request.node.nodeid if request.node.get_closest_marker(QUICK) else None
+    if not request.node.get_closest_marker(QUICK):
+        yield
+        return
+    # Stores are written by the thousand, and no power fails.
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+    _quick_test = request.node.nodeid
     yield
     _quick_test = None
 

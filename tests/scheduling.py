@@ -13,7 +13,6 @@ from xdist.scheduler import LoadScopeScheduling
 ONE_BY_ONE = (
     "tests/slurm/",
     *(f"tests/processes/test_{name}.py" for name in ("faults", "endings", "extras", "exchange", "sweeps", "verify")),
-    "tests/test_docs.py",
 )
 """Files and folders whose tests share nothing."""
 

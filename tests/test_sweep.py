@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -13,7 +14,7 @@ from rich.console import Console
 from analysis.report import main as main_of_report
 from jobs.matrix import Configuration, Run, Sweep, load
 from jobs.progress import progress
-from jobs.runners import RunnerDied, preloaded
+from jobs.runners import RunnerDied, figures, preloaded
 from jobs.sweep import Options, main, record_unheard, run_all, unfinished, wanted
 from results.command_line import Refused
 from results.store import Store
@@ -233,3 +234,16 @@ def test_dry_run_lists_names_commands_and_scripts(tmp_path: Path, capsys: pytest
     assert "#SBATCH --partition=gpu\n" in out
     assert out.count("\nperform ") == 21
     assert not (tmp_path / "jobs").exists()
+
+
+RESULT = {"run_id": "R", "status": "timeout", "error": "stopped"}
+
+
+@pytest.mark.parametrize("line", ["{}", "0: {}", "srun: error: {}", "{}srun: forcing job termination"])
+def test_a_result_is_found_among_what_srun_writes_on_its_line(line: str) -> None:
+    assert figures([line.replace("{}", json.dumps(RESULT)), "bench.run: stopped"], 124) == RESULT
+
+
+def test_a_run_without_a_result_is_refused_with_its_own_line() -> None:
+    lines = ['{"run_id": "R", "sta', "bench.run: unknown strategy", "srun: error: task 0 exited"]
+    assert figures(lines, 2) == {"status": "refused", "error": "bench.run: unknown strategy"}
