@@ -100,12 +100,12 @@ def build_model(spec: ModelSpec, seed: int, precision: str = "fp32", *, dropout:
     return model
 
 
-def outline(spec: ModelSpec) -> Any:
+def outline(spec: ModelSpec, precision: str = "fp32") -> Any:
     """The Keras model whose weights have shapes and no values, for counting in little time and memory. Loads Keras, and
     makes it forget its settings: for processes that train nothing."""
     import keras
 
-    keras.config.set_dtype_policy("float32")
+    keras.config.set_dtype_policy(_DTYPE_POLICIES[precision])
     with keras.StatelessScope(initialize_variables=False):
         model = _build(spec)
     # Else whatever is built next would give these weights their values too.

@@ -35,7 +35,7 @@ def _change_workloads(change: Callable[[Workload, Shard], Workload]) -> None:
     def changed(trainer: Any, distribution: Any, workload: Workload, shard: Shard, exchange: Any = None) -> None:
         build(trainer, distribution, change(workload, shard) if shard.total > 1 else workload, shard, exchange)
 
-    ReplicatedTrainer.__init__ = changed  # type: ignore[method-assign]
+    ReplicatedTrainer.__init__ = changed  # type: ignore[assignment, method-assign]
 
 
 def scale_gradients(factor: float) -> None:
@@ -58,7 +58,7 @@ def scale_gradients(factor: float) -> None:
 
             return scaled
 
-        training._one_pass = scaled_of
+        training._one_pass = scaled_of  # type: ignore[assignment]
         return workload
 
     _change_workloads(scale)
@@ -131,7 +131,7 @@ def build_rank_1_from_another_seed() -> None:
         strategy._hvd.broadcast_variables = lambda *_variables, **_root: None
         return trainer_of(strategy, workload)
 
-    Horovod.trainer = trainer  # type: ignore[method-assign]
+    Horovod.trainer = trainer  # type: ignore[assignment, method-assign]
 
 
 def share_the_first_shard() -> None:
@@ -141,7 +141,7 @@ def share_the_first_shard() -> None:
     def shard(strategy: Strategy) -> Shard:
         return Shard(first=0, count=strategy.local_replicas, total=strategy.cluster.size)
 
-    Strategy.shard = shard  # type: ignore[method-assign]
+    Strategy.shard = shard  # type: ignore[assignment, method-assign]
 
 
 def leave_out_the_exchange() -> None:
@@ -155,8 +155,8 @@ def leave_out_the_exchange() -> None:
         own = exchange and replace(exchange, average=lambda gradients: gradients)
         build(trainer, distribution, workload, shard, own)
 
-    ReplicatedTrainer.__init__ = alone  # type: ignore[method-assign]
-    MultiWorkerMirrored.trainer = Independent.trainer  # type: ignore[method-assign]
+    ReplicatedTrainer.__init__ = alone  # type: ignore[assignment, method-assign]
+    MultiWorkerMirrored.trainer = Independent.trainer  # type: ignore[assignment, method-assign]
 
 
 FAULTS = (
