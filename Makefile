@@ -74,6 +74,7 @@ perf: .venv/.tests
 	$(PY) -m tests.perf.freezing
 	$(PY) -m tests.perf.memory
 	$(PY) -m tests.perf.allocator
+	$(PY) -m tests.perf.proof
 
 # Every fault under every strategy; writes the table of docs/faults.md anew.
 faults: .venv/.tests

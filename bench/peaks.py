@@ -85,7 +85,7 @@ def sheet_peak(device_name: str, precision: str) -> Peak | None:
     words = sorted(word.upper() for word in re.split(r"[\s-]+", device_name) if not _NO_MODEL.fullmatch(word))
     for sheet in SHEETS:
         if sorted(sheet.model.upper().split()) == words:
-            tera: float | None = getattr(sheet, precision)
+            tera: float | None = getattr(sheet, precision, None)
             return None if tera is None else Peak(tera * _TERA, f"table: NVIDIA {sheet.document}")
     return None
 

@@ -14,7 +14,7 @@ from bench.convergence import RateWarmup, epoch_ends, scaled_rate
 from bench.errors import EnvironmentFault, UsageError
 from bench.measure import Schedule
 from bench.workloads import check as check_workload
-from bench.workloads import model_spec
+from bench.workloads import check_precision, model_spec
 from bench.workloads.freezing import check as check_freeze
 from bench.workloads.optimizers import OPTIMIZERS
 from bench.workloads.source import SETS, check_batch, resolve_cache
@@ -232,7 +232,7 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
     strategy = load(config.workload.strategy)(cluster, resources, config.exchange, config.numerics)
     strategy.check()
     training, job = config.training, config.workload
-    check_workload(
+    spec = check_workload(
         job.model,
         job.dataset,
         job.data_dir,
@@ -242,6 +242,7 @@ def make_strategy(config: RunConfig, cluster: ClusterEnv, resources: Resources) 
         num_train_samples=job.num_train_samples,
         evaluated=training.epochs is not None,
     )
+    check_precision(spec, config.numerics.precision)
     check_freeze(job.freeze)
     check_weights(job.weights)
     if resolve_cache(job.dataset, job.cache) == "disk" and strategy.no_disk_cache:

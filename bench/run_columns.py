@@ -11,7 +11,7 @@ from bench.plan import Plan
 from bench.workloads.memory import Prediction, predict
 from strategies.base import Data, Trainer
 
-_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_DTYPES = {"fp64": "float64", "fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Precision -> what TensorFlow calls the numbers; TF32 is a property of the device."""
 
 _FLOPS = ("flops_per_image", "train_flops_per_image")
@@ -106,6 +106,8 @@ def _prediction(plan: Plan, trainer: Trainer, held_bytes: int) -> Prediction | s
     on_cpu = strategy.resources.device_kind == "cpu"
     if on_cpu and strategy.local_replicas > 1:
         return "the replicas of rank 0 share the CPU's memory, which TensorFlow counts as one"
+    if strategy.numerics.precision == "fp64":
+        return "no prediction was measured against a run in float64"
     if strategy.numerics.xla:
         return "XLA joins layers and plans their memory by itself"
     exchanged = strategy.requested_all_reduce is not None and plan.num_devices > 1

@@ -1,11 +1,13 @@
 """Prove that the strategies train the same model: `python -m bench.verify`.
 
 Every strategy runs the same few SGD steps from the same seed on the same global batches, on one, two, three and four
-devices, each run in processes of its own. Losses, weights and samples are compared with those of `single`.
+devices, each run in processes of its own. Losses, weights and samples are compared with those of `single`: on CPUs in
+float64, where rounding hides next to nothing, and beside it in float32, in which models are trained.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import tempfile
@@ -13,13 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench.config import WorkloadConfig
+from bench.config import MachineConfig, WorkloadConfig
 from bench.errors import BenchError, UsageError
 from bench.preload import keep_numpy_single_threaded, prepare, run_in_fork
 from results import command_line
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 PROG = "bench.verify"
 REFERENCE = "single"
+
+Precision = Literal["fp64", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,10 @@ class Options:
     """Images all devices together and step [images]; every number of devices must divide it."""
     seed: int = 1
     """Seed of weights and sample order."""
-    device: str = "auto"
+    precisions: tuple[Precision, ...] = ()
+    """In which numbers to train and compare. None named are fp64 and fp32; on GPUs, and of a model with an operation
+    that TensorFlow has not in float64, fp32."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto, cpu or gpu, as in bench.run."""
     results_dir: Path = Path("results/data")
     """Where the table of verifications is kept [path]."""
@@ -84,6 +91,12 @@ class Case:
 
     strategy: str
     devices: int
+    precision: Precision
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.strategy} x{self.devices}"
 
     def flags(self, options: Options, scratch: Path) -> list[str]:
         """The `bench.run` arguments."""
@@ -101,6 +114,7 @@ class Case:
             f"--dataset={options.dataset}",
             *([f"--data-dir={options.data_dir}"] if options.data_dir else []),
             f"--seed={options.seed}",
+            f"--precision={self.precision}",
             f"--device={options.device}",
             f"--global-batch-size={options.global_batch_size}",
             "--num-warmup-batches=1",
@@ -112,9 +126,9 @@ class Case:
         ]
 
 
-def cases(options: Options) -> Iterator[Case]:
-    """The reference first, then every strategy on every number of devices."""
-    yield Case(REFERENCE, 1)
+def cases(options: Options, precisions: Sequence[Precision]) -> Iterator[Case]:
+    """The reference first, then every strategy on every number of devices, in every precision."""
+    yield from (Case(REFERENCE, 1, precision) for precision in precisions)
     for name in options.strategies or STRATEGIES:
         strategy = load(name)
         if not strategy.one_model:
@@ -124,12 +138,42 @@ def cases(options: Options) -> Iterator[Case]:
                 )
             continue
         if strategy.name != REFERENCE:
-            yield from (Case(strategy.name, count) for count in options.devices)
+            for count in options.devices:
+                yield from (Case(strategy.name, count, precision) for precision in precisions)
+
+
+def precisions_of(options: Options, spec: ModelSpec) -> tuple[Sequence[Precision], str | None]:
+    """In what to compare, and why not in float64 where nobody chose. Raises UsageError and EnvironmentFault."""
+    from bench.workloads import check_precision
+
+    if options.precisions:
+        for precision in options.precisions:
+            check_precision(spec, precision)
+        return options.precisions, None
+    if not spec.float64:
+        return ("fp32",), f"model {spec.name!r} has an operation that TensorFlow has not in float64"
+    if _on_gpus(options):
+        return ("fp32",), "the limits of float64 were never tried on GPUs (--precisions fp64 compares in it)"
+    return ("fp64", "fp32"), None
+
+
+def _on_gpus(options: Options) -> bool:
+    """Whether the runs will be. Raises EnvironmentFault without the GPU that --device gpu wants."""
+    if options.device == "cpu":
+        return False
+    from bench.plan import resources_of
+    from bench.telemetry import Gpus
+
+    gpus = Gpus(os.environ)
+    machine = MachineConfig(device=options.device)
+    return resources_of(machine, num_gpus=len(gpus.handles), why_no_gpu=gpus.unavailable).device_kind == "gpu"
 
 
 def examine(case: Case, options: Options, reference: Finding | None) -> Finding:
     """Makes a run and compares it with the reference's finding, which is None for the reference itself."""
-    from bench.equivalence import Finding, compare
+    import numpy as np
+
+    from bench.equivalence import LIMITS, Finding, compare
     from bench.evidence import Evidence
     from bench.workloads.optimizers import OPTIMIZERS
 
@@ -146,14 +190,15 @@ def examine(case: Case, options: Options, reference: Finding | None) -> Finding:
     if not ranks:
         return Finding(verdict="failed", reason=said)
     workers = case.devices if not load(case.strategy).synchronous else None
-    finding = compare(ranks, reference, asynchronous_workers=workers, learning_rate=OPTIMIZERS["sgd"].learning_rate)
+    # In whatever precision the weights are, Keras keeps the learning rate in float32.
+    rate = float(np.float32(OPTIMIZERS["sgd"].learning_rate))
+    finding = compare(ranks, reference, LIMITS[case.precision], asynchronous_workers=workers, learning_rate=rate)
     # A run that fails after its training has seen itself what is wrong: replicas that end differently.
     return finding if code == 0 else finding.failed(said, digests_ok="not averaged" not in said)
 
 
 def verify(options: Options, console: Console) -> int:
     """Runs everything, prints and stores what came out, and returns the exit code."""
-    from bench.equivalence import explain
     from bench.workloads import check as check_workload
 
     WorkloadConfig(image_size=options.image_size, num_classes=options.num_classes)
@@ -169,21 +214,23 @@ def verify(options: Options, console: Console) -> int:
             f"model {spec.name!r} has batch normalisation, which normalises by the images of one device: on several it "
             "trains something else by design. Choose a model without (--model vgg16_cifar), or --devices 1"
         )
-    todo = list(cases(options))
+    precisions, why_no_float64 = precisions_of(options, spec)
+    todo = list(cases(options, precisions))
     store = Store(options.results_dir)
     store.prepare()
     prepare()
     started_at = datetime.now(timezone.utc)
     found: list[tuple[Case, Finding]] = []
     for case in todo:
-        console.print(f"{case.strategy} x{case.devices} ...", end="\r") if console.is_terminal else None
-        found.append((case, examine(case, options, found[0][1] if found else None)))
+        console.print(f"{case.name} {case.precision} ...", end="\r") if console.is_terminal else None
+        reference = next((finding for other, finding in found if other.precision == case.precision), None)
+        found.append((case, examine(case, options, reference)))
     verification_id = new_run_id(started_at)
     made = {"verification_id": verification_id, "verified_at": started_at}
     rows = [{**made, **_row(options, spec, case, finding)} for case, finding in found]
     try:
         console.print(_table(found))
-        for line in explain([(load(case.strategy).name, finding) for case, finding in found]):
+        for line in _remarks(found, why_no_float64):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     finally:  # a full disk leaves what was found in the other place
         unkept = _keep(store, verification_id, started_at, rows)
@@ -220,6 +267,7 @@ def _row(options: Options, spec: ModelSpec, case: Case, finding: Finding) -> dic
         "dataset": options.dataset,
         "num_devices": case.devices,
         "global_batch": options.global_batch_size,
+        "precision": case.precision,
         **finding.as_row(),
         "tensorflow_version": versions["TensorFlow"],
         "keras_version": versions["Keras"],
@@ -229,12 +277,34 @@ def _row(options: Options, spec: ModelSpec, case: Case, finding: Finding) -> dic
 
 
 def _table(found: Sequence[tuple[Case, Finding]]) -> Table:
+    """A row per training, in which each precision has its columns."""
+    from bench.equivalence import DTYPES, common_cells
+
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("strategy", "devices", "steps", "max loss difference", "weights", "samples", "replicas", "verdict"):
+    precisions = dict.fromkeys(case.precision for case, _ in found)
+    compared = [heading for name in precisions for heading in (f"{DTYPES[name]}: loss", "weights", "verdict")]
+    for heading in ("strategy", "devices", "steps", "samples", "replicas", *compared):
         table.add_column(heading, justify="left" if heading in ("strategy", "verdict") else "right")
-    for case, finding in found:
-        table.add_row(case.strategy, str(case.devices), *finding.cells())
+    for strategy, devices in dict.fromkeys((case.strategy, case.devices) for case, _ in found):
+        findings = [finding for case, finding in found if (case.strategy, case.devices) == (strategy, devices)]
+        cells = [cell for finding in findings for cell in finding.cells()]
+        table.add_row(strategy, str(devices), *common_cells(findings), *cells)
     return table
+
+
+def _remarks(found: Sequence[tuple[Case, Finding]], why_no_float64: str | None) -> Iterator[str]:
+    """The lines below the table: what is wrong with which training, and how to read the table."""
+    from bench.equivalence import DTYPES, explain
+
+    for case, finding in found:
+        if finding.reason is not None:
+            yield f"{case.name}, {DTYPES[case.precision]}: {finding.verdict}: {finding.reason}"
+    if why_no_float64:
+        yield f"Compared in float32 only: {why_no_float64}."
+    by_precision: dict[str, list[tuple[str, Finding]]] = {}
+    for case, finding in found:
+        by_precision.setdefault(case.precision, []).append((load(case.strategy).name, finding))
+    yield from explain(by_precision)
 
 
 def main(argv: Sequence[str]) -> int:

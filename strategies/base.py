@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 AllReduce = Literal["auto", "ring", "nccl", "hierarchical_copy", "reduction_to_one_device"]
+Precision = Literal["fp64", "fp32", "bf16", "fp16", "tf32"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,11 +63,16 @@ OF_GRADIENTS = frozenset(
 class NumericsConfig:
     """In which numbers the layers compute."""
 
-    precision: Literal["fp32", "bf16", "fp16", "tf32"] = "fp32"
-    """Arithmetic of the layers; weights stay float32. bf16 and fp16 (with dynamic loss scaling) are Keras's mixed
-    precision, tf32 is TensorFloat-32 on GPUs."""
+    precision: Precision = "fp32"
+    """Arithmetic of the layers; weights are float32, of fp64 float64. bf16 and fp16 (with dynamic loss scaling) are
+    Keras's mixed precision, tf32 is TensorFloat-32 on GPUs."""
     xla: FlagCreatePairsOff[bool] = False
     """Compile forward and backward pass with XLA."""
+
+    @property
+    def dtype(self) -> str:
+        """TensorFlow's name of the type of weights, gradients and losses."""
+        return "float64" if self.precision == "fp64" else "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +190,7 @@ class Evaluation:
 class Steps:
     """What `Trainer.run` returns: values that may still be on their way from the device."""
 
-    loss: npt.NDArray[np.float32]
+    loss: npt.NDArray[np.floating[Any]]
     """[num_batches], each the mean over the images that this process trained in that step."""
     data_wait_s: float
     """s in which the process waited for input."""
@@ -193,7 +199,7 @@ class Steps:
     exchanged; in the forward phase, to having its loss."""
     samples: npt.NDArray[np.int32] | None = None
     """[num_batches, images]: what was trained. Where the workload is provable."""
-    projections: npt.NDArray[np.float32] | None = None
+    projections: npt.NDArray[np.floating[Any]] | None = None
     """[num_batches, weights]: of each weight's gradient, summed over the replicas of this process: the sum of its
     elements g_i x cos(i mod 1000), i counting in row-major order. Where the workload is provable."""
     worker: WorkerClock | None = None
@@ -248,7 +254,7 @@ class Trainer(Protocol):
     def all_reduce(self) -> str | None:
         """The collective that exchanges gradients in the traced step; None where none are exchanged."""
 
-    def weights(self, replica: int) -> list[npt.NDArray[np.float32]]:
+    def weights(self, replica: int) -> list[npt.NDArray[np.floating[Any]]]:
         """The trained weights of a replica of this process, in the model's order."""
 
     def updates(self) -> int:

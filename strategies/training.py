@@ -124,7 +124,7 @@ class ReplicatedTrainer:
             return None
         return _REDUCTIONS[type(self._distribution.extended._cross_device_ops).__name__]  # no public name
 
-    def weights(self, replica: int) -> list[npt.NDArray[np.float32]]:
+    def weights(self, replica: int) -> list[npt.NDArray[np.floating[Any]]]:
         return [self._copies(variable)[replica].numpy() for variable in self.model.trainable_variables]
 
     def updates(self) -> int:
@@ -185,6 +185,7 @@ def compile_steps(
     """
     one_pass = _one_pass(model, workload, images_of_update)
     scaled = workload.numerics.precision == "fp16" and optimizer is not None
+    dtype = workload.numerics.dtype
     # Outside the distribution's scope: replicas get the scale as an argument and never write it.
     scale_now = tf.Variable(_FIRST_SCALE if scaled else 1.0, trainable=False)
     steps_since = tf.Variable(0, trainable=False)
@@ -213,9 +214,9 @@ def compile_steps(
 
     @tf.function  # type: ignore[untyped-decorator]
     def steps(iterator: Any, num_batches: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        loss_sums = tf.TensorArray(tf.float32, size=num_batches)
+        loss_sums = tf.TensorArray(dtype, size=num_batches)
         seen = tf.TensorArray(tf.int32, size=num_batches)
-        projected = tf.TensorArray(tf.float32, size=num_batches)
+        projected = tf.TensorArray(dtype, size=num_batches)
         data_wait_s, compute_s = tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64)
         scale, since = scale_now.read_value(), steps_since.read_value()
         for step in tf.range(num_batches):
@@ -262,7 +263,7 @@ def _one_pass(model: Any, workload: Workload, images_of_update: int) -> Any:
     scaled = workload.numerics.precision == "fp16"
 
     def loss_sum_of(images: tf.Tensor, labels: tf.Tensor, *, training: bool) -> tf.Tensor:
-        logits = tf.cast(model(images, training=training), tf.float32)
+        logits = tf.cast(model(images, training=training), workload.numerics.dtype)
         return tf.reduce_sum(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
 
     def forward(images: tf.Tensor, labels: tf.Tensor, _scale: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -297,7 +298,7 @@ def _time_of(gradients: list[tf.Tensor], loss_sum: tf.Tensor) -> tf.Tensor:
 def _projections(gradients: list[tf.Tensor]) -> tf.Tensor:
     """[weights], see `strategies.base.Steps.projections`."""
     flat = [tf.reshape(gradient, [-1]) for gradient in gradients]
-    waves = [tf.cos(tf.cast(tf.range(tf.size(part)) % 1000, tf.float32)) for part in flat]
+    waves = [tf.cos(tf.cast(tf.range(tf.size(part)) % 1000, part.dtype)) for part in flat]
     return tf.stack([tf.reduce_sum(part * wave) for part, wave in zip(flat, waves, strict=True)])
 
 

@@ -19,11 +19,13 @@ from results.exit_codes import ExitCode
 from results.schema import TABLES, TRIAL_EXPERIMENT
 from strategies import STRATEGIES
 from tests.benchmark import BOUND_S, ROOT, SEVERAL_S, commands_of, perform
+from tests.faults.training import FAULTS
 from tests.fuzz.test_command_lines import COMMANDS, flags_of
 from tests.synthetic_store import START, add_run
 
 CLUSTER = ROOT / "docs" / "cluster.md"  # whose commands tests/slurm/test_docs.py runs
 ANALYSIS = ROOT / "docs" / "analysis.md"  # whose commands want more runs than there is time to measure
+PROOF = ROOT / "docs" / "proof.md"
 TRANSFER = ROOT / "docs" / "transfer.md"  # whose commands tests/processes/test_transfer.py runs
 OF_OTHERS = {
     *("--exclusive", "--gpus-per-node", "--gpus-per-task", "--ntasks-per-node"),  # srun, sbatch
@@ -130,6 +132,11 @@ def test_flags_and_names_in_the_docs_exist() -> None:
     (row,) = re.findall(r"^\| `--optimizer` \|(.*)\|$", README, re.M)
     assert {*re.findall(r"`(\w+)`", row)} >= {*OPTIMIZERS}
     assert all(f"`{name}`" in README for name in SETS)
+
+
+def test_the_table_of_faults_of_the_training_has_them_all_and_float64_sees_them() -> None:
+    rows = re.findall(r"^\| (.+?) \| (\w+) \| .+? \| .+? \| (seen|\*\*not seen\*\*) \|", PROOF.read_text(), re.M)
+    assert rows == [(fault.name, strategy, "seen") for fault in FAULTS for strategy in fault.strategies]
 
 
 def test_the_base_case_is_explained_by_all_that_it_has_in_common() -> None:

@@ -48,6 +48,7 @@ def test_a_device_is_known_by_nvmls_name(name: str, precision: str, tera: float)
         ("Tesla T4", "bf16"),
         ("Tesla V100-SXM2-32GB", "tf32"),
         ("NVIDIA B200", "fp32"),
+        ("NVIDIA H200", "fp64"),
     ],
 )
 def test_another_device_or_arithmetic_that_it_lacks_is_unknown(name: str, precision: str) -> None:

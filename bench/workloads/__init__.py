@@ -23,11 +23,17 @@ from bench.workloads.weights import load_weights
 
 if TYPE_CHECKING:
     from bench.convergence import RateWarmup
-    from strategies.base import NumericsConfig, Workload
+    from strategies.base import NumericsConfig, Precision, Workload
 
-__all__ = ["MODELS", "ModelSpec", "build_model", "check", "model_spec", "outline", "workload"]
+__all__ = ["MODELS", "ModelSpec", "build_model", "check", "check_precision", "model_spec", "outline", "workload"]
 
-_DTYPE_POLICIES = {"fp32": "float32", "tf32": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
+_DTYPE_POLICIES = {
+    "fp64": "float64",
+    "fp32": "float32",
+    "tf32": "float32",
+    "bf16": "mixed_bfloat16",
+    "fp16": "mixed_float16",
+}
 """Precision -> Keras's name; TF32 is a property of the device."""
 
 
@@ -65,6 +71,15 @@ def check(
     return spec
 
 
+def check_precision(spec: ModelSpec, precision: Precision) -> None:
+    """Raises UsageError for a precision in which not all of the model's arithmetic can be."""
+    if precision == "fp64" and not spec.float64:
+        raise UsageError(
+            f"fp64 needs all operations in float64, and TensorFlow has one of model {spec.name!r} in float32 alone: "
+            "use fp32, or another model"
+        )
+
+
 def _trained_classes(spec: ModelSpec, dataset: str, data_dir: Path | None, asked: str | None) -> tuple[int, ...] | None:
     """The classes of a data set that are trained; None are all."""
     data, count = SETS[dataset], SETS[dataset].classes(data_dir)
@@ -85,12 +100,12 @@ def build_model(spec: ModelSpec, seed: int, precision: str = "fp32", *, dropout:
     return model
 
 
-def outline(spec: ModelSpec) -> Any:
+def outline(spec: ModelSpec, precision: str = "fp32") -> Any:
     """The Keras model whose weights have shapes and no values, for counting in little time and memory. Loads Keras, and
     makes it forget its settings: for processes that train nothing."""
     import keras
 
-    keras.config.set_dtype_policy("float32")
+    keras.config.set_dtype_policy(_DTYPE_POLICIES[precision])
     with keras.StatelessScope(initialize_variables=False):
         model = _build(spec)
     # Else whatever is built next would give these weights their values too.

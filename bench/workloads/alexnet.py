@@ -15,7 +15,7 @@ class LocalResponseNormalization(layers.Layer):  # type: ignore[misc]
     """Divides each activation by what its five neighbouring channels have, with the paper's constants."""
 
     def __init__(self, **settings: Any) -> None:
-        # TensorFlow has the operation in float32 alone for GPUs, and not in bfloat16 for CPUs.
+        # TensorFlow has the operation in float32 alone for GPUs, and for CPUs neither in bfloat16 nor in float64.
         super().__init__(**{"dtype": "float32", **settings})
 
     def call(self, activations: tf.Tensor) -> tf.Tensor:

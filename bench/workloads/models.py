@@ -28,6 +28,8 @@ class ModelSpec:
     """Layers with weights at the end that are the classifier head; those before them are the base."""
     batch_norm: bool
     """It normalises by the batch that a replica has, so that what it trains depends on how images are shared out."""
+    float64: bool
+    """TensorFlow has all its operations in float64."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -49,7 +51,16 @@ _VGG_HEAD = 3
 
 
 def _own(
-    name: str, module: str, size: int, channels: int, classes: int, *, least: int, head: int = 1, norm: bool = False
+    name: str,
+    module: str,
+    size: int,
+    channels: int,
+    classes: int,
+    *,
+    least: int,
+    head: int = 1,
+    norm: bool = False,
+    float64: bool = True,
 ) -> ModelSpec:
     return ModelSpec(
         name=name,
@@ -60,6 +71,7 @@ def _own(
         num_classes=classes,
         head=head,
         batch_norm=norm,
+        float64=float64,
     )
 
 
@@ -73,6 +85,7 @@ def _application(name: str, size: int, least: int = 32) -> ModelSpec:
         num_classes=1000,
         head=_VGG_HEAD if name.startswith("VGG") else 1,
         batch_norm=not name.startswith("VGG"),
+        float64=True,
     )
 
 
@@ -85,7 +98,7 @@ MODELS = {
         _own("fashion_cnn", "cnn", 28, 1, 10, least=8, head=3),
         _own("lenet5", "cnn", 32, 1, 10, least=32, head=2),
         _own("cifar_cnn", "cnn", 32, 3, 10, least=16),
-        _own("alexnet", "alexnet", 227, 3, 1000, least=67, head=3),
+        _own("alexnet", "alexnet", 227, 3, 1000, least=67, head=3, float64=False),
         _own("small_xception", "xception", 180, 3, 10, least=1, norm=True),
         _own("vgg16", "vgg", 224, 3, 1000, least=32, head=_VGG_HEAD),
         _own("vgg19", "vgg", 224, 3, 1000, least=32, head=_VGG_HEAD),

@@ -13,8 +13,8 @@ from strategies.base import NumericsConfig, Shard
 from tests.frameworks.trainers import STRATEGIES, functions_of, job, nodes_of
 from tests.frameworks.trainers import trainer as trainer_of
 
-BF16, FP16 = 14, 19
-"""DT_BFLOAT16 and DT_HALF."""
+BF16, FP16, FP64 = 14, 19, 2
+"""DT_BFLOAT16, DT_HALF and DT_DOUBLE."""
 
 
 def trainer(model: str = "mnist_cnn", strategy: str = "single", *, forward: bool = False, **numerics: Any) -> Any:
@@ -93,6 +93,18 @@ def test_layers_compute_in_the_precision_and_weights_stay_float32(precision: str
     assert {weight.dtype for weight in mixed.weights(0)} == {np.dtype(np.float32)}
     assert np.allclose(found, FP32, rtol=digits)
     assert (found != FP32).any()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_float64_is_float64_from_the_layers_to_the_losses(strategy: str) -> None:
+    work = job(strategy, numerics=NumericsConfig(precision="fp64"), provable=True)
+    wide = trainer_of(strategy, work)
+    (steps,) = wide.run(4)()
+    assert convolutions_of(wide) == {FP64}
+    assert steps.projections is not None
+    assert {weight.dtype for weight in (*wide.weights(0), steps.loss, steps.projections)} == {np.dtype(np.float64)}
+    assert np.allclose(steps.loss, steps.loss.astype(np.float32), rtol=1e-6)
+    assert (steps.loss != steps.loss.astype(np.float32)).any(), "rounded to float32"
 
 
 def test_the_last_precision_is_forgotten() -> None:

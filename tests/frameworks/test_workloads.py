@@ -18,6 +18,7 @@ from bench.workloads.datasets import DATASETS, Images
 from bench.workloads.models import CATALOGUE
 from strategies.base import NumericsConfig, Shard, Workload
 from tests.benchmark import ROOT
+from tests.frameworks.trainers import job, trainer
 
 frameworks.load()
 
@@ -98,6 +99,23 @@ def test_every_model_is_what_the_table_of_costs_says() -> None:
         assert getattr(model.layers[-1], "activation", keras.activations.linear) is keras.activations.linear
         row = describe(spec, model, DEFAULT_BATCH_SIZE)
         assert costs[name] == {**row, "input": list(row["input"])}, f"{name}: see bench/workloads/__main__.py"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_all_layers_compute_in_float64_where_the_table_says_so(name: str) -> None:
+    spec = replace(MODELS[name], image_size=MODELS[name].least_size)
+    layers = outline(spec, "fp64")._flatten_layers()
+    assert all(layer.compute_dtype == "float64" for layer in layers) == spec.float64
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_step_in_float64(name: str) -> None:
+    """TensorFlow has each operation of it, forward and backward."""
+    numerics, size = NumericsConfig(precision="fp64"), max(MODELS[name].least_size, 16)
+    small = trainer("single", job(model=name, numerics=numerics, image_size=size, num_classes=10))
+    (steps,) = small.run(1)()
+    assert steps.loss.dtype == np.float64
+    assert np.isfinite(steps.loss).all()
 
 
 @pytest.mark.parametrize("name", OWN)
