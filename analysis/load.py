@@ -28,9 +28,10 @@ from analysis.text import some
 from results.schema import COMPARABLE_FIELDS, SCHEMA_VERSION, TABLES_OF_RUNS, TRIAL_EXPERIMENT, comparability_key
 
 MACHINE = (
-    *("gpus", "hostname", "cpu_model", "cpu_cores", "memory_bytes", "os", "kernel", "driver_version", "cuda_version"),
-    *("cudnn_version", "nccl_version", "mpi_library", "horovod_version", "tensorflow_version", "keras_version"),
-    *("numpy_version", "python_version", "trainscale_version", "git_commit", "git_dirty"),
+    *("gpus", "hostname", "cpu_model", "cpu_cores", "threads_per_core", "memory_bytes", "os", "kernel"),
+    *("driver_version", "cuda_version", "cudnn_version", "nccl_version", "mpi_library", "horovod_version"),
+    *("tensorflow_version", "keras_version", "numpy_version", "python_version"),
+    *("trainscale_version", "git_commit", "git_dirty"),
 )
 """The fields of a run's provenance that are shown and compared."""
 
