@@ -1,6 +1,6 @@
-"""Two real steps of each strategy on this node: `python -m bench.short_runs PARENT_PID STRATEGY...`, for `bench.doctor`.
+"""Two real steps of each strategy on this node: `python -m bench.short_runs PARENT_PID STRATEGY...`.
 
-Each strategy is a run of `bench.run`, recorded below TMPDIR. One process makes the runs, one after another: as forks of
+The part of `bench.doctor` that trains. Each strategy is a run of `bench.run`, recorded below TMPDIR. One process makes the runs, one after another: as forks of
 it where TensorFlow can be loaded and forked, which costs one import instead of a dozen; otherwise as commands, which
 then fail, or not, as the user's own would.
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 RUN_S = 180
 """Bound on a run [s]. A fork takes 2 to 5 s on an idle machine, a command as long as TensorFlow's import on top."""
 
-_STEPS = ("--batch-size=8", "--num-warmup-batches=1", "--num-batches-per-iter=1", "--num-iters=1")
+STEPS = ("--batch-size=8", "--num-warmup-batches=1", "--num-batches-per-iter=1", "--num-iters=1")
+"""Two steps of a small batch: the first is the warm-up, the second is timed."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         forked = False
     results: dict[str, dict[str, Any]] = {}
     for name, (flags, devices) in chosen.items():
-        words = [*flags, *_STEPS, f"--timeout={RUN_S}", f"--results-dir={Path(tempfile.gettempdir()) / 'data'}"]
+        words = [*flags, *STEPS, f"--timeout={RUN_S}", f"--results-dir={Path(tempfile.gettempdir()) / 'data'}"]
         run = run_in_fork(words) if forked else _run_command(words, env)
         how = {"flags": flags, "devices": devices, "forked": forked}
         results[name] = how | {"exit_code": run.exit_code, "error": run.error}
