@@ -1,8 +1,8 @@
 """Two real steps of each strategy on this node: `python -m bench.short_runs PARENT_PID STRATEGY...`.
 
-The part of `bench.doctor` that trains. Each strategy is a run of `bench.run`, recorded below TMPDIR. One process makes the runs, one after another: as forks of
-it where TensorFlow can be loaded and forked, which costs one import instead of a dozen; otherwise as commands, which
-then fail, or not, as the user's own would.
+The part of `bench.doctor` that trains. Each strategy is a run of `bench.run`, recorded below TMPDIR. One process makes
+the runs, one after another: as forks of it where TensorFlow can be loaded and forked, which costs one import instead of
+a dozen; otherwise as commands, which then fail, or not, as the user's own would.
 
 The last line of output is, in JSON, strategy -> the `flags` of bench.run that choose it and its devices, the number of
 `devices`, whether the run was `forked`, its `exit_code`, and `error`, the line that names the error.
