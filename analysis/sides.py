@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import baselines, files
+from analysis import baselines, earlier, files
 from analysis.configurations import Configuration, configurations, differing, may_be
 from analysis.errors import AnalysisError
 from analysis.files import Skipped
@@ -96,6 +96,7 @@ def load(
             chosen = [run_id in run_ids for run_id in results.runs["run_id"].tolist()]
             frames[name] = results.runs[chosen].reset_index(drop=True)
     _check(frames)
+    earlier.settle([*frames.values()], by_recorded=False)
     return Sides([Side(name, frames[name], configurations(frames[name])) for name in names], skipped, trials)
 
 

@@ -44,6 +44,11 @@ _UNTIL_THE_END = {
     ),
     **dict.fromkeys(("peak_flops_per_s", "peak_source"), "the run ended before its peak was known"),
     "actual_all_reduce": "the run ended before its step was looked at",
+    "onednn": "the run ended before TensorFlow was asked",
+    **dict.fromkeys(
+        (f"provenance.{name}" for name in (*provenance.OF_GPUS, "mpi_library", "horovod_version")),
+        "the run ended before its libraries were looked at",
+    ),
     **dict.fromkeys(("flops_per_image", "train_flops_per_image"), "the run ended before they were counted"),
     "time_to_accuracy_s": "the run ended before an evaluation reached the target",
 }
@@ -66,6 +71,10 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
     elif plan.strategy.requested_all_reduce is None:
         reasons["requested_all_reduce"] = f"strategy {plan.strategy.name!r} has no all-reduce"
     on_cpu = "the run used the CPU" if plan.strategy.resources.device_kind == "cpu" else None
+    if on_cpu:
+        reasons |= {f"provenance.{name}": on_cpu for name in provenance.OF_GPUS}
+    else:
+        reasons["onednn"] = "oneDNN computes on CPUs, and the run used GPUs"
     if no_gpu := gpus.unavailable or on_cpu:
         for column in ("gpu_mem_used_bytes", "gpu_peak_mem_used_bytes", "energy_j"):
             reasons[column] = no_gpu
@@ -74,6 +83,9 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
     elif plan.strategy.cluster.size > 1:
         # Null in some rows of `ranks`.
         reasons["gpu_peak_mem_used_bytes"] = "of a host's processes, the first that trains samples the GPUs they share"
+    if plan.strategy.cluster.size > 1:
+        # Null in some rows of `ranks`.
+        reasons["other_cores"] = "of a host's processes, the first looks at the others of the host, where it trains"
     if plan.strategy.resources.gpu_memory_mib is None:
         reasons["gpu_memory_mib"] = "no limit was asked for"
     if any(not plan.strategy.replicas(task) for task in plan.strategy.cluster.tasks):
