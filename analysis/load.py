@@ -30,9 +30,10 @@ from results import knobs
 from results.schema import SCHEMA_VERSION, TABLES_OF_RUNS, TRIAL_EXPERIMENT
 
 MACHINE = (
-    *("gpus", "hostname", "cpu_model", "instruction_set", "cpu_cores", "memory_bytes", "os", "kernel", "driver_version"),
-    *("cuda_version", "cudnn_version", "nccl_version", "mpi_library", "horovod_version", "tensorflow_version", "keras_version"),
-    *("numpy_version", "python_version", "trainscale_version", "git_commit", "git_dirty"),
+    *("gpus", "hostname", "cpu_model", "instruction_set", "cpu_cores", "threads_per_core", "memory_bytes", "os"),
+    *("kernel", "driver_version", "cuda_version", "cudnn_version", "nccl_version", "mpi_library", "horovod_version"),
+    *("tensorflow_version", "keras_version", "numpy_version", "python_version"),
+    *("trainscale_version", "git_commit", "git_dirty"),
 )
 """The fields of a run's provenance that are shown and compared."""
 

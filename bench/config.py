@@ -178,11 +178,12 @@ class MachineConfig:
     devices_per_worker: int | None = None
     """Replicas in each process [devices]: GPUs, or logical CPU devices. None is every GPU, or 1 CPU device."""
     cores_per_device: int | None = None
-    """CPU cores a replica may use [cores]; workers are pinned. None shares all cores between the workers."""
+    """Physical CPU cores per replica [cores], with all their hardware threads; workers are pinned. None shares all
+    between the workers."""
     gpu_memory_mib: int | None = None
     """Memory of each logical GPU [MiB], so that several replicas share a GPU. None is whole GPUs."""
     intra_op_threads: int | None = None
-    """Threads inside an operation, a process [threads]. None is one a core of the process."""
+    """Threads inside an operation, per process [threads]. None is one per hardware thread that the process may use."""
     inter_op_threads: int | None = None
     """Operations at once, a process [threads]. None is one a core of the process, under ps at least 8."""
     port_base: int | None = None

@@ -66,7 +66,8 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus, env: 
     blocks = cores_of_each(config.machine, host.cores, replicas)
     if host.own_cores:
         blocks *= len(here)
-    usable = min(len(set().union(*blocks)), cgroup_cores() or len(host.cores))
+    used = {cpu for block in blocks for cpu in block}
+    usable = min(sum(not used.isdisjoint(core) for core in host.cores), cgroup_cores() or len(host.cores))
     training = next((index for index, count in enumerate(replicas) if count), 0)
     sampled = [shares[index] if host.own_gpus else () for index in range(len(here))]
     if not host.own_gpus:
@@ -77,7 +78,7 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus, env: 
             config,
             strategy,
             cores_per_device=usable / max(1, sum(replicas)),
-            num_cores=len(blocks[training]),
+            num_cpus=len(blocks[training]),
         ),
         members=members,
         cores=tuple(blocks[index] for index in mine),

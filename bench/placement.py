@@ -10,7 +10,7 @@ from bench.config import MachineConfig
 from bench.errors import UsageError
 from bench.telemetry import Gpus
 from jobs.cluster import ClusterEnv
-from jobs.launch import share_cores
+from jobs.cores import Core, physical_cores, share_cores
 from jobs.launchers import granted
 
 
@@ -18,7 +18,7 @@ from jobs.launchers import granted
 class Host:
     """What this process sees of its host, and whether a scheduler has already given each process its part."""
 
-    cores: Sequence[int]
+    cores: Sequence[Core]
     gpus: Sequence[str]
     """UUIDs."""
     own_cores: bool
@@ -32,20 +32,21 @@ def look(cluster: ClusterEnv | None, gpus: Gpus, env: Mapping[str, str]) -> Host
 
     Who sees less than the job has on this host was given a part; all who see the same must share it.
     """
-    cores = sorted(os.sched_getaffinity(0))
+    cpus = os.sched_getaffinity(0)
     uuids = [uuid for uuid in gpus.uuids if uuid]
     job_cores, job_gpus = granted(env)
     installed = os.cpu_count() or 1
     return Host(
-        cores=cores,
+        cores=physical_cores(sorted(cpus)),
         gpus=uuids,
-        own_cores=cluster is not None and len(cores) < min(installed, job_cores or installed),
+        own_cores=cluster is not None and len(cpus) < min(installed, job_cores or installed),
         own_gpus=cluster is not None and len(uuids) < (job_gpus or gpus.installed),
     )
 
 
-def cores_of_each(machine: MachineConfig, cores: Sequence[int], replicas: Sequence[int]) -> list[tuple[int, ...]]:
-    """Cores for processes with so many replicas: disjoint for those that train; who only serves may run on them all.
+def cores_of_each(machine: MachineConfig, cores: Sequence[Core], replicas: Sequence[int]) -> list[tuple[int, ...]]:
+    """CPUs for processes with so many replicas: whole cores, disjoint for those that train; who only serves may run on
+    them all.
 
     Raises UsageError for more --cores-per-device than there are.
     """

@@ -273,9 +273,9 @@ def _check_writable(name: str, path: Path) -> None:
         raise UsageError(f"{name} {str(path)!r} cannot be written: choose another place")
 
 
-def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, num_cores: int) -> Plan:
-    """Batch sizes and, where they were left open, a thread for each of the process's `num_cores` cores, or as many as
-    the strategy needs at least.
+def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, num_cpus: int) -> Plan:
+    """Batch sizes and, where they were left open, a thread for each of the process's `num_cpus` hardware threads, or
+    as many as the strategy needs at least.
 
     Raises UsageError for a global batch that the devices cannot share evenly, or that the data set cannot fill, and
     EnvironmentFault for a file of weights that cannot be read.
@@ -293,8 +293,8 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
     resources = strategy.resources
     strategy.resources = replace(
         resources,
-        intra_op_threads=resources.intra_op_threads or num_cores,
-        inter_op_threads=resources.inter_op_threads or max(num_cores, strategy.least_inter_op_threads),
+        intra_op_threads=resources.intra_op_threads or num_cpus,
+        inter_op_threads=resources.inter_op_threads or max(num_cpus, strategy.least_inter_op_threads),
     )
     return Plan(
         config=config,

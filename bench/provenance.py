@@ -20,6 +20,7 @@ import psutil
 from bench import __version__, libraries
 from bench.extras import Extras
 from bench.telemetry import Gpus
+from jobs.cores import physical_cores, threads_per_core
 from results import knobs
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|KEY|JWT|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -71,7 +72,8 @@ def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[st
         "hostname": socket.gethostname(),
         **dict.fromkeys(("kernel", "os", "cpu_model", "instruction_set", "memory_bytes")),
         **(extras.measure("host", _host) or {}),
-        "cpu_cores": len(os.sched_getaffinity(0)),
+        "cpu_cores": len(physical_cores(sorted(os.sched_getaffinity(0)))),
+        "threads_per_core": threads_per_core(),
         "cgroup_cpu_limit": cpu_limit,
         "cgroup_memory_limit_bytes": memory_limit,
         "gpus": list(gpus.descriptions),
@@ -86,6 +88,7 @@ def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[st
         "instruction_set": f"/proc/cpuinfo names none of {' '.join(_INSTRUCTIONS)}",
         "cgroup_cpu_limit": "no limit is set",
         "cgroup_memory_limit_bytes": "no limit is set",
+        "threads_per_core": "this machine does not tell which CPUs are threads of one core",
     }
     reasons = {f"provenance.{name}": reason for name, reason in why.items() if fields[name] is None and reason}
     return fields, reasons | gpus.failures | failures
@@ -174,18 +177,31 @@ def cgroup_cores() -> float | None:
 
 
 def cgroup_limits(membership: Path, root: Path) -> tuple[float | None, int | None]:
-    """(cores, bytes) this process's control group may use, each None when unlimited. Version 2, then version 1.
+    """(cores, bytes) this process's control groups may use, each None when unlimited: version 2, and the controllers of
+    version 1, whose folders lie below their names.
 
     The tightest of the group and all groups around it counts.
     """
-    group = next((line.partition("::")[2] for line in _lines(membership) if line.startswith("0::")), "/")
+    groups = {
+        controller: group
+        for line in _lines(membership)
+        for controllers, _, group in [line.partition(":")[2].partition(":")]
+        for controller in controllers.split(",")
+    }
+    unified, cpu, memory = (
+        _around(root / controller, groups.get(controller, "/")) for controller in ("", "cpu", "memory")
+    )
+    cores = [_quota(*_text(folder / "cpu.max").partition(" ")[::2]) for folder in unified]
+    cores += [_quota(_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")) for folder in cpu]
+    sizes = [_size(_text(folder / "memory.max")) for folder in unified]
+    sizes += [_size(_text(folder / "memory.limit_in_bytes")) for folder in memory]
+    return min((c for c in cores if c), default=None), min((size for size in sizes if size), default=None)
+
+
+def _around(root: Path, group: str) -> list[Path]:
+    """The folder of a control group and those of the groups around it."""
     inside = Path(group.lstrip("/"))
-    around = [root / folder for folder in (inside, *inside.parents)]
-    cores = [_quota(*_text(folder / "cpu.max").partition(" ")[::2]) for folder in around]
-    memory = [_size(_text(folder / "memory.max")) for folder in around]
-    cores.append(_quota(_text(root / "cpu/cpu.cfs_quota_us"), _text(root / "cpu/cpu.cfs_period_us")))
-    memory.append(_size(_text(root / "memory/memory.limit_in_bytes")))
-    return min((c for c in cores if c), default=None), min((m for m in memory if m), default=None)
+    return [root / folder for folder in (inside, *inside.parents)]
 
 
 def _quota(quota: str, period: str) -> float | None:

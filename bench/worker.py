@@ -26,6 +26,7 @@ from bench.stopping import Stopped, stoppable
 from bench.telemetry import Gpus
 from jobs import watchdog
 from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, SCRATCH, STARTED_NS, ClusterEnv, ClusterError
+from jobs.cores import physical_cores
 from jobs.launch import die_with_launcher
 from jobs.rendezvous import PeerGone, PeerLate
 from results.exit_codes import ExitCode
@@ -44,11 +45,11 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoRet
     watchdog.answer(scratch, cluster.rank)
     clock = Clock()
     gpus = Gpus(env)
-    cores = sorted(os.sched_getaffinity(0))
+    cpus = sorted(os.sched_getaffinity(0))
     resources = resources_of(config.machine, num_gpus=len(gpus.handles), why_no_gpu=gpus.unavailable)
     strategy = make_strategy(config, in_roles(config, cluster), resources)
-    cores_per_device = len(cores) / max(1, strategy.local_replicas)
-    plan = resolve(config, strategy, cores_per_device=cores_per_device, num_cores=len(cores))
+    cores_per_device = len(physical_cores(cpus)) / max(1, strategy.local_replicas)
+    plan = resolve(config, strategy, cores_per_device=cores_per_device, num_cpus=len(cpus))
     store = Store(config.output.results_dir)
     bounds = Bounds(plan, watchdog.Deadline(scratch, cluster.rank))
     log = RankLog(clock, int(env[STARTED_NS]), on_enter=bounds.enter)
@@ -57,7 +58,7 @@ def run(config: RunConfig, cluster: ClusterEnv, env: Mapping[str, str]) -> NoRet
         role=strategy.cluster.task.role,
         hostname=socket.gethostname(),
         pid=os.getpid(),
-        cores=cores,
+        cores=cpus,
         num_devices=plan.strategy.local_replicas,
         intra_op_threads=strategy.resources.intra_op_threads,
         inter_op_threads=strategy.resources.inter_op_threads,

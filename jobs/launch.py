@@ -91,15 +91,6 @@ def free_ports(count: int, base: int | None = None) -> list[int]:
         return ports
 
 
-def share_cores(cores: Sequence[int], count: int, each: int | None = None) -> list[tuple[int, ...]]:
-    """Cores for each of `count` workers: disjoint blocks of `each` cores, by default all that there is for each.
-
-    With fewer cores than workers, workers share cores in turn.
-    """
-    size = each or max(1, len(cores) // count)
-    return [tuple(sorted({cores[(rank * size + i) % len(cores)] for i in range(size)})) for rank in range(count)]
-
-
 @contextlib.contextmanager
 def interrupts_wait(on_interrupt: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keeps a Ctrl-C back until a run in another process has ended, and raises KeyboardInterrupt then: the run stops

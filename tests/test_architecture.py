@@ -15,7 +15,7 @@ from strategies.base import Strategy
 from tests.benchmark import ROOT
 
 PACKAGES = ("bench", "strategies", "jobs", "results", "analysis")
-PROCESSES = ("cluster", "launch", "mpi", "launchers", "rendezvous", "watchdog")
+PROCESSES = ("cores", "cluster", "launch", "mpi", "launchers", "rendezvous", "watchdog")
 MAY_IMPORT = {
     "results": {"results"},
     "jobs.cluster": set(),

@@ -14,10 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from jobs.launch import Outcome, Worker, free_ports, launch, share_cores, signals_heard
+from jobs.launch import Outcome, Worker, free_ports, launch, signals_heard
 from jobs.watchdog import Watchdog
 from tests.benchmark import ROOT
 
@@ -194,15 +192,3 @@ def test_ports_are_distinct_and_a_taken_one_is_named() -> None:
         with pytest.raises(OSError) as caught:
             free_ports(2, base=taken)
         assert caught.value.filename == str(taken)
-
-
-@given(st.integers(1, 64), st.integers(1, 16), st.none() | st.integers(1, 8))
-def test_shares_of_cores_are_disjoint_as_long_as_there_are_enough(available: int, count: int, each: int | None) -> None:
-    cores = list(range(100, 100 + available))
-    shares = share_cores(cores, count, each)
-    assert len(shares) == count
-    assert all(share and set(share) <= set(cores) for share in shares)
-    size = each or max(1, available // count)
-    if size * count <= available:
-        assert all(len(share) == size for share in shares)
-        assert len({core for share in shares for core in share}) == size * count

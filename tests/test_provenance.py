@@ -64,12 +64,24 @@ def test_everything_in_the_host_part_is_a_column_and_what_is_missing_has_a_reaso
         ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, (2.0, None)),
         ({"cpu/cpu.cfs_quota_us": "-1", "memory/memory.limit_in_bytes": "9223372036854771712"}, (None, None)),
         ({"cpu.max": "100000 100000", "job/cpu.max": "400000 100000", "memory.max": "4096"}, (1.0, 4096)),
+        # Version 1 as Slurm makes it: a group per job, step and task below each controller.
+        (
+            {
+                "memory/slurm/uid_1000/job_77/step_0/task_0/memory.limit_in_bytes": "9223372036854771712",
+                "memory/slurm/uid_1000/job_77/memory.limit_in_bytes": "4294967296",
+                "cpu/slurm/uid_1000/job_77/cpu.cfs_quota_us": "400000",
+                "cpu/slurm/uid_1000/job_77/cpu.cfs_period_us": "100000",
+                "cpu/cpu.cfs_quota_us": "-1",
+            },
+            (4.0, 2**32),
+        ),
         ({}, (None, None)),
     ],
 )
 def test_control_group_limits(tmp_path: Path, files: dict[str, str], limits: tuple[float | None, int | None]) -> None:
     membership = tmp_path / "membership"
-    membership.write_text("12:cpu:/\n0::/job\n")
+    slurm = "/slurm/uid_1000/job_77/step_0/task_0"
+    membership.write_text(f"12:cpu,cpuacct:{slurm}\n11:memory:{slurm}\n0::/job\n")
     for name, text in files.items():
         path = tmp_path / "fs" / name
         path.parent.mkdir(parents=True, exist_ok=True)

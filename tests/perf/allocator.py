@@ -14,15 +14,15 @@ import tempfile
 
 from analysis.stats import typical
 
-MODELS = {"mnist_cnn": (64, 50), "vgg16_cifar": (8, 2)}
+MODELS = {"mnist_cnn": (64, 20), "vgg16_cifar": (4, 1)}
 """Model -> (images per device, steps per iteration)."""
-ROUNDS = 8
+ROUNDS = 6
 
 
 def images_per_s(model: str, use_bfc: str, results: str) -> float:
     """Measure one run on one core, with the allocator that `use_bfc` (0 or 1) chooses."""
     batch, steps = MODELS[model]
-    flags = [f"--model={model}", f"--batch-size={batch}", f"--num-batches-per-iter={steps}", "--num-iters=8"]
+    flags = [f"--model={model}", f"--batch-size={batch}", f"--num-batches-per-iter={steps}", "--num-iters=6"]
     flags += ["--cores-per-device=1", "--device=cpu", f"--results-dir={results}", "--json"]
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPU_ALLOCATOR_USE_BFC": use_bfc}
     command = [sys.executable, "-m", "bench.run", *flags]
