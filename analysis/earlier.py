@@ -91,7 +91,9 @@ def settle(frames: Sequence[pd.DataFrame], *, by_recorded: bool) -> None:
                     known.setdefault(key, set()).add(value)
         agreed = {key: next(iter(values)) for key, values in known.items() if len(values) == 1}
         for frame, keys in zip(frames, rows, strict=True):
-            values = [agreed.get(key) if value is None else value for key, value in zip(keys, frame[field], strict=True)]
+            values = [
+                agreed.get(key) if value is None else value for key, value in zip(keys, frame[field], strict=True)
+            ]
             frame[field] = pd.Series(values, dtype=object, index=frame.index)
     for frame in frames:
         frame["comparability_key"] = [_key(row) for row in _values(frame, COMPARABLE_FIELDS)]

@@ -100,7 +100,8 @@ with quantiles as (
         (max(own_s) - median(own_s)) / max(mean_step_s) as waited_share
     from own group by run_id
 ), costs as (
-    select run_id, max(peak_rss_bytes) as peak_rss_bytes, max(other_cores) as other_cores, max(framework_peak_mem_bytes) as framework_peak_mem_bytes,
+    select run_id, max(peak_rss_bytes) as peak_rss_bytes, max(other_cores) as other_cores,
+        max(framework_peak_mem_bytes) as framework_peak_mem_bytes,
         max(gpu_peak_mem_used_bytes) as gpu_peak_mem_used_bytes, max(startup_time_s) as startup_time_s
     from ranks group by run_id
 ), learned as (
@@ -286,7 +287,7 @@ def _with_environment(runs: pd.DataFrame) -> pd.DataFrame:
     columns = ("strategy", "device_kind", "requested_all_reduce", "num_ps", "exchange", "environment", "machine")
     rows = runs[list(columns)].astype(object)
     rows = rows.where(rows.notna(), None)
-    found = [_effects(*row) for row in rows.itertuples(index=False, name=None)]
+    found = [_effects(row) for row in rows.itertuples(index=False, name=None)]
     texts = {name: [row[place] for row in found] for place, name in enumerate(("exchange", "variables", "machine"))}
     onednn = [
         earlier.onednn(known, environment)
@@ -296,17 +297,11 @@ def _with_environment(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 @lru_cache(maxsize=4096)
-def _effects(
-    strategy: str | None,
-    device_kind: str | None,
-    requested_all_reduce: str | None,
-    num_ps: int | None,
-    exchange: str | None,
-    environment: str | None,
-    machine: str,
-) -> tuple[str, str, str]:
-    run = {"strategy": strategy, "device_kind": device_kind, "requested_all_reduce": requested_all_reduce}
-    found = knobs.effects(run | {"num_ps": num_ps}, knobs.parse_map(exchange), knobs.parse_map(environment))
+def _effects(row: tuple[Any, ...]) -> tuple[str, str, str]:
+    """(exchange, variables, machine) of a run; `row` as `_with_environment` takes it from its columns."""
+    *about, exchange, environment, machine = row
+    run = dict(zip(("strategy", "device_kind", "requested_all_reduce", "num_ps"), about, strict=True))
+    found = knobs.effects(run, knobs.parse_map(exchange), knobs.parse_map(environment))
     fields = json.loads(machine) | ({"environment": dict(found.named)} if found.named else {})
     return knobs.as_text(found.exchange), knobs.as_text(found.variables), json.dumps(fields)
 

@@ -70,6 +70,25 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
         reasons |= _NOTHING_TRAINED
     elif plan.strategy.requested_all_reduce is None:
         reasons["requested_all_reduce"] = f"strategy {plan.strategy.name!r} has no all-reduce"
+    reasons |= _of_devices(plan, gpus)
+    preloaded = frameworks.preloaded()
+    if preloaded:
+        for column in ("import_s", "startup_time_s"):
+            reasons[column] = "TensorFlow was loaded once, before the processes were forked"
+    job = _batch_job(store, plan, env)
+    known = {**plan.run_fields(), **job, "time_to_accuracy_s": plan.config.training.target_accuracy}
+    reasons |= {column: reason for column, reason in _NOT_ASKED.items() if known[column] is None}
+    shard.update_run(
+        **job,
+        preloaded=preloaded,
+        provenance=fields,
+        null_reasons=reasons,
+    )
+
+
+def _of_devices(plan: Plan, gpus: Gpus) -> dict[str, str]:
+    """Why columns will be null, or null in some rows of `ranks`: of the devices, and of who looks at them."""
+    reasons: dict[str, str] = {}
     on_cpu = "the run used the CPU" if plan.strategy.resources.device_kind == "cpu" else None
     if on_cpu:
         reasons |= {f"provenance.{name}": on_cpu for name in provenance.OF_GPUS}
@@ -93,19 +112,7 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
         for column in ("trace_s", "warmup_s", "startup_time_s", "timed_s", "retraces", "devices", "weight_digests"):
             reasons[column] = "rank 0 drives the other processes, and only it has these"
         reasons["framework_peak_mem_bytes"] = "TensorFlow tells it to the process alone that owns the device"
-    preloaded = frameworks.preloaded()
-    if preloaded:
-        for column in ("import_s", "startup_time_s"):
-            reasons[column] = "TensorFlow was loaded once, before the processes were forked"
-    job = _batch_job(store, plan, env)
-    known = {**plan.run_fields(), **job, "time_to_accuracy_s": plan.config.training.target_accuracy}
-    reasons |= {column: reason for column, reason in _NOT_ASKED.items() if known[column] is None}
-    shard.update_run(
-        **job,
-        preloaded=preloaded,
-        provenance=fields,
-        null_reasons=reasons,
-    )
+    return reasons
 
 
 def _batch_job(store: Store, plan: Plan, env: Mapping[str, str]) -> dict[str, Any]:
