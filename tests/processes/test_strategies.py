@@ -111,6 +111,7 @@ def test_every_strategy_runs_with_onednn_off_and_on(tmp_path: Path, onednn: str)
         assert (peaks > 0).all() or (strategy == "ps" and peaks.isna().all())
         environment = dict(run["provenance"]["environment"])
         assert environment[ONEDNN] == onednn
+        assert run["onednn"] == (onednn == "1")
         if strategy != "ps":
             assert environment.get("TF_CPU_ALLOCATOR_USE_BFC") == ("1" if onednn == "0" else None)
 
