@@ -50,10 +50,9 @@ check: .venv/.tests
 	.venv/bin/mypy
 	$(PY) -m pytest -m quick -n 2 $(SPREAD)
 
-# Real processes wait for each other a third of the time: three tests at a time keep two cores busy.
 test: packages check
 	tests/browser/install_chromium.sh
-	$(PY) -m pytest -m "not quick" -n 3 $(SPREAD)
+	$(PY) -m pytest -m "not quick" -n 2 $(SPREAD)
 
 # Input that nobody meant, new at every call: for minutes, where `make test` tries the same fifty examples of each.
 fuzz: .venv/.tests

@@ -65,7 +65,8 @@ def compare(options: Options) -> int:
             for line in _without(metric, first, other, pairs):
                 say(line)
         changed = changes(first.machines, other.machines)
-        say(f"{first.name} -> {other.name}: {told(changed) or 'nothing that is recorded changed'}")
+        differ = "; ".join(filter(None, (told(changed), sides.other_load(first, other))))
+        say(f"{first.name} -> {other.name}: {differ or 'nothing that is recorded changed'}")
         if options.across:
             say(f"compared across {', '.join(options.across)}: {sides.crossed(pairs, options.across)}")
         met = {found.key for _, found in pairs if found}

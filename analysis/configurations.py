@@ -16,9 +16,10 @@ from analysis.metrics import EFFICIENCY, METRICS
 from analysis.stats import LEVEL, Interval, typical
 from results.schema import COMPARABLE_FIELDS, FIELDS_OF_A_START
 
-_SHARES = ("data_wait_share", "compute_share", "waited_share")
+OTHER_LOAD = "other_cores"
+_MAY_BE_ZERO = ("data_wait_share", "compute_share", "waited_share", OTHER_LOAD)
 PREDICTED = "predicted_mem_bytes"
-FIGURES = (*(name for name in METRICS if name != EFFICIENCY), *_SHARES, PREDICTED)
+FIGURES = (*(name for name in METRICS if name != EFFICIENCY), *_MAY_BE_ZERO, PREDICTED)
 """Columns of a run that are samples of its configuration."""
 
 SETUP = (*COMPARABLE_FIELDS, "synchronous", "gradient_bytes", "actual_all_reduce")
@@ -220,7 +221,7 @@ def in_order(found: Iterable[Configuration]) -> list[Configuration]:
 
 def _known(name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Where there is a value; of what cannot be 0, as a rate is of a run whose rows are damaged, 0 is none."""
-    return np.isfinite(values) & (values >= 0 if name in _SHARES else values > 0)
+    return np.isfinite(values) & (values >= 0 if name in _MAY_BE_ZERO else values > 0)
 
 
 def _plain(column: pd.Series[Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from analysis.metrics import EFFICIENCY, TIME_TO_ACCURACY, Metric, metric_named,
 from analysis.provenance import changes, told
 from analysis.samples import Samples, samples
 from analysis.scaling import BASE_STRATEGY
-from analysis.sides import Pairs, Sides, matched
+from analysis.sides import Pairs, Sides, crossed, matched, other_load
 from analysis.stats import Interval
 from analysis.text import some
 from analysis.verdicts import Verdict, judge
@@ -129,7 +129,7 @@ def gate(loaded: Sides, names: Sequence[str], threshold: float, across: Sequence
         candidate=candidate.name,
         threshold=threshold,
         lines=[question.line(one, other, threshold, comparisons) for question, one, other in asked],
-        notes=[*_notes(loaded, pairs, comparisons), *_unjudged(questions, pairs)],
+        notes=[*_notes(loaded, pairs, across, comparisons), *_unjudged(questions, pairs)],
         skipped=loaded.skipped,
     )
 
@@ -148,10 +148,18 @@ def _short(metric: Metric, one: Configuration, other: Configuration) -> str:
     return f"{theirs} of {of_theirs} runs reached the accuracy {target}, in the baseline {ours} of {of_ours}"
 
 
-def _notes(loaded: Sides, pairs: Pairs, comparisons: int) -> Iterable[str]:
+def _notes(loaded: Sides, pairs: Pairs, across: Sequence[str], comparisons: int) -> Iterable[str]:
     baseline, candidate = loaded.sides
-    changed = changes(baseline.machines, candidate.machines)
-    yield f"changed between them: {told(changed)}" if changed else "nothing that is recorded changed between them"
+    differ = [
+        told(changes(baseline.machines, candidate.machines)),
+        crossed(pairs, across),
+        other_load(baseline, candidate),
+    ]
+    yield (
+        f"changed between them: {'; '.join(filter(None, differ))}"
+        if any(differ)
+        else ("nothing that is recorded changed between them")
+    )
     yield (
         f"values: geometric means over runs; change: candidate / baseline, all {comparisons} intervals hold together "
         "with 95%; ok: with 95% this one alone lost less than the threshold"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
 from functools import lru_cache, partial
@@ -25,11 +26,12 @@ from analysis.files import Skipped
 from analysis.options import RESULTS_DIR, Selection
 from analysis.tables import Foreign, Tables
 from analysis.text import some
-from results.schema import COMPARABLE_FIELDS, SCHEMA_VERSION, TABLES_OF_RUNS, TRIAL_EXPERIMENT, comparability_key
+from results import knobs
+from results.schema import SCHEMA_VERSION, TABLES_OF_RUNS, TRIAL_EXPERIMENT
 
 MACHINE = (
-    *("gpus", "hostname", "cpu_model", "cpu_cores", "threads_per_core", "memory_bytes", "os", "kernel"),
-    *("driver_version", "cuda_version", "cudnn_version", "nccl_version", "mpi_library", "horovod_version"),
+    *("gpus", "hostname", "cpu_model", "instruction_set", "cpu_cores", "threads_per_core", "memory_bytes", "os"),
+    *("kernel", "driver_version", "cuda_version", "cudnn_version", "nccl_version", "mpi_library", "horovod_version"),
     *("tensorflow_version", "keras_version", "numpy_version", "python_version"),
     *("trainscale_version", "git_commit", "git_dirty"),
 )
@@ -40,8 +42,8 @@ T = TypeVar("T")
 _SHOWN = 20
 """Names that an error lists."""
 
-_UNUSED = ("provenance", "config", "null_reasons")
-"""Columns of `runs` that are large and that nothing here reads whole."""
+_UNUSED = ("provenance", "config", "null_reasons", "variables")
+"""Columns of `runs` that are large and that nothing here reads whole, and what follows from the environment."""
 
 _TRIAL = f"""experiment = '{TRIAL_EXPERIMENT}' or coalesce(
     case when json_valid(config) then cast(config as json) ->> 'trial' = 'true' end,
@@ -51,9 +53,11 @@ _TRIAL = f"""experiment = '{TRIAL_EXPERIMENT}' or coalesce(
 _RUNS = f"""
 select * exclude ({", ".join(_UNUSED)}) replace (
         -- These came after the first schema, before which there was no such thing.
-        coalesce(trim(cast(exchange as varchar), '{{}}'), '') as exchange, coalesce(preloaded, false) as preloaded,
+        cast(to_json(exchange) as varchar) as exchange, coalesce(preloaded, false) as preloaded,
         {earlier.expressions()}
-    ), cast(to_json(struct_pack({", ".join(f"{name} := provenance.{name}" for name in MACHINE)})) as varchar) as machine
+    ), cast(to_json(struct_pack({", ".join(f"{name} := {earlier.recorded(name)}" for name in MACHINE)})) as varchar)
+        as machine
+    , cast(to_json(provenance.environment) as varchar) as environment
     , {_TRIAL} as trial
     , case when json_valid(config) then cast(config as json) ->> 'data_dir' end as data_dir
     , case when json_valid(config) then cast(config as json) ->> 'results_dir' end as results_dir
@@ -96,7 +100,8 @@ with quantiles as (
         (max(own_s) - median(own_s)) / max(mean_step_s) as waited_share
     from own group by run_id
 ), costs as (
-    select run_id, max(peak_rss_bytes) as peak_rss_bytes, max(framework_peak_mem_bytes) as framework_peak_mem_bytes,
+    select run_id, max(peak_rss_bytes) as peak_rss_bytes, max(other_cores) as other_cores,
+        max(framework_peak_mem_bytes) as framework_peak_mem_bytes,
         max(gpu_peak_mem_used_bytes) as gpu_peak_mem_used_bytes, max(startup_time_s) as startup_time_s
     from ranks group by run_id
 ), learned as (
@@ -211,10 +216,8 @@ class Results:
         figures = {"steps": _STEPS.format(source=source, wanted=wanted), "paces": _PACES.format(source=source)}
         self.tables.collect("iters", figures, self._left_out)
         self.tables.collect("evals", {"evals": "select * from source"}, self._left_out)
-        runs = self.tables.query(_FIGURES)
-        comparable = runs[list(COMPARABLE_FIELDS)].astype(object)
-        values = comparable.where(comparable.notna(), None).to_numpy()
-        runs["comparability_key"] = [_key(tuple(row)) for row in values]
+        runs = _with_environment(self.tables.query(_FIGURES))
+        earlier.settle([runs], by_recorded=True)
         return self._where(runs)
 
     def _check_identity(self) -> None:
@@ -279,9 +282,28 @@ def means(name: str, patterns: Iterable[str]) -> bool:
     return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def _with_environment(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with what their variables change: in `exchange` and `variables`, the others in `machine`."""
+    columns = ("strategy", "device_kind", "requested_all_reduce", "num_ps", "exchange", "environment", "machine")
+    rows = runs[list(columns)].astype(object)
+    rows = rows.where(rows.notna(), None)
+    found = [_effects(row) for row in rows.itertuples(index=False, name=None)]
+    texts = {name: [row[place] for row in found] for place, name in enumerate(("exchange", "variables", "machine"))}
+    onednn = [
+        earlier.onednn(known, environment)
+        for known, environment in zip(runs["onednn"], rows["environment"], strict=True)
+    ]
+    return runs.drop(columns="environment").assign(**texts, onednn=pd.Series(onednn, dtype=object, index=runs.index))
+
+
 @lru_cache(maxsize=4096)
-def _key(values: tuple[Any, ...]) -> str:
-    return comparability_key(dict(zip(COMPARABLE_FIELDS, values, strict=True)))
+def _effects(row: tuple[Any, ...]) -> tuple[str, str, str]:
+    """(exchange, variables, machine) of a run; `row` as `_with_environment` takes it from its columns."""
+    *about, exchange, environment, machine = row
+    run = dict(zip(("strategy", "device_kind", "requested_all_reduce", "num_ps"), about, strict=True))
+    found = knobs.effects(run, knobs.parse_map(exchange), knobs.parse_map(environment))
+    fields = json.loads(machine) | ({"environment": dict(found.named)} if found.named else {})
+    return knobs.as_text(found.exchange), knobs.as_text(found.variables), json.dumps(fields)
 
 
 def trials_left_out(number: int) -> str:

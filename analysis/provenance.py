@@ -18,7 +18,8 @@ _SHOWN = 3
 
 @lru_cache(maxsize=4096)
 def machine(text: str) -> Mapping[str, Any]:
-    """`Results.runs.machine` of one run: the fields that were recorded, the GPUs as counts and settings.
+    """`Results.runs.machine` of one run: the fields that were recorded, the GPUs as counts and settings, variables by
+    their names.
 
     Empty for a run that never began.
     """
@@ -29,7 +30,8 @@ def machine(text: str) -> Mapping[str, Any]:
         for name, unit in (("max_sm_clock_mhz", "MHz"), ("power_limit_w", "W")):
             values = sorted({gpu[name] for gpu in gpus if gpu.get(name) is not None})
             held[f"gpu_{name}"] = ", ".join(f"{value:g} {unit}" for value in values) or None
-    return {name: value for name, value in held.items() if value is not None}
+    variables = held.pop("environment", None) or {}
+    return {name: value for name, value in held.items() if value is not None} | variables
 
 
 def machines(texts: Iterable[str]) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import baselines, files
-from analysis.configurations import Configuration, configurations, differing, may_be
+from analysis import baselines, earlier, files
+from analysis.configurations import OTHER_LOAD, Configuration, configurations, differing, may_be
 from analysis.errors import AnalysisError
 from analysis.files import Skipped
 from analysis.load import Results, day, holding, means, unknown
@@ -24,6 +24,9 @@ from results.schema import COMPARABLE_FIELDS
 
 _KINDS = {"experiment": "experiment", "label": "label", "run": "run_id"}
 """What a name can be of -> the column that holds it."""
+
+_LITTLE_LOAD = 0.2
+"""Cores that the system's own services use now and then."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def load(
             chosen = [run_id in run_ids for run_id in results.runs["run_id"].tolist()]
             frames[name] = results.runs[chosen].reset_index(drop=True)
     _check(frames)
+    earlier.settle([*frames.values()], by_recorded=False)
     return Sides([Side(name, frames[name], configurations(frames[name])) for name in names], skipped, trials)
 
 
@@ -146,6 +150,15 @@ def crossed(pairs: Pairs, across: Sequence[str]) -> str:
     return "; ".join(
         f"{name}: {', '.join(sorted(ours))} -> {', '.join(sorted(theirs))}" for name, ours, theirs in columns
     )
+
+
+def other_load(first: Side, second: Side) -> str:
+    """What other processes used of the nodes while these runs were timed, in a line; empty where it was little or is
+    not known."""
+    most = [max((one.share(OTHER_LOAD) or 0.0 for one in side.configurations), default=0.0) for side in (first, second)]
+    if max(most) < _LITTLE_LOAD:
+        return ""
+    return f"other processes on their nodes used up to {most[0]:.1f} -> {most[1]:.1f} cores (median of a configuration)"
 
 
 def told(fields: dict[str, tuple[Any, Any]]) -> str:

@@ -28,6 +28,7 @@ _MOST_SKEW_NS = 10_000_000
 """A step of a small model takes 10 ms: beyond it steps of two hosts cannot be put next to each other. chrony keeps the
 clocks of a local network within 1 ms and a message takes less, so that nothing but a bad clock comes near."""
 
+_ALLOW_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 _INSTALL, _INSTALL_CUDA, _INSTALL_MPI = (f"pip install -e {what}" for what in (".", "'.[cuda]'", "'.[mpi]'"))
 _BUILD_HOROVOD = "python -m jobs.build_horovod"
 
@@ -143,9 +144,22 @@ def mpi_family(text: str) -> str | None:
     return "MPICH" if re.search("MPICH|MVAPICH|HYDRA|Intel", text) else None
 
 
-def mpirun(path: str | None, beside: str | None, version: Answer, library: str | None, pair: Answer | None) -> Verdict:
+def refuses_root(uid: int, env: Mapping[str, str]) -> bool:
+    """Whether Open MPI's mpirun starts nothing for this user: root must allow it twice."""
+    return uid == 0 and not all(env.get(name) == "1" for name in _ALLOW_ROOT)
+
+
+def mpirun(
+    path: str | None,
+    beside: str | None,
+    version: Answer,
+    library: str | None,
+    pair: Answer | None,
+    *,
+    no_root: bool = False,
+) -> Verdict:
     """`path` on PATH, `beside` the one in Python's own folder, `library` of mpi4py; `pair`: what two processes that it
-    started said of their number, None where that was not tried."""
+    started said of their number, None where that was not tried; `no_root`: as `refuses_root`."""
     if path is None:
         return "warn", "not on PATH", f"activate the environment, it is {beside}" if beside else _INSTALL_MPI
     name, first = " ".join(" ".join(version.stdout.splitlines()[:2]).split()), f"put {library}'s mpirun first on PATH"
@@ -155,11 +169,13 @@ def mpirun(path: str | None, beside: str | None, version: Answer, library: str |
         return "warn", f"{name}, but mpi4py loads no MPI library", _INSTALL_MPI
     if mpi_family(version.stdout) != mpi_family(library):
         return "fail", f"{path} ({name}) starts no processes of {library}: each would believe to be alone", first
+    allow = f"be another user, or export {' '.join(f'{name}=1' for name in _ALLOW_ROOT)}"
+    if pair is None and no_root and mpi_family(library) == "Open MPI":
+        return "warn", f"{name}, fits {library}, but starts nothing as root", allow
     if pair is None:
         return "ok", f"{name}, fits {library}", ""
     if pair.returncode != 0:
         said = next(iter(pair.complaints), pair.trouble)
-        allow = "be another user, or export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
         return "warn", f"{name} starts nothing: {said}", allow if "as root" in said else f"see {path} -n 2 hostname"
     if pair.stdout.split() != ["2", "2"]:
         return "fail", f"two processes of {name} saw {' and '.join(pair.stdout.split()) or 'nothing'} of them", first

@@ -30,11 +30,11 @@ class Extra:
 
 EXTRAS: Mapping[str, Extra] = {
     "source": Extra(columns=("provenance.git_commit", "provenance.git_dirty"), bound_s=15),
-    "packages": Extra(
-        columns=("provenance.nccl_version", "provenance.mpi_library", "provenance.horovod_version"), bound_s=10
-    ),
     "host": Extra(
-        columns=("provenance.kernel", "provenance.os", "provenance.cpu_model", "provenance.memory_bytes"), bound_s=10
+        columns=tuple(
+            f"provenance.{name}" for name in ("kernel", "os", "cpu_model", "instruction_set", "memory_bytes")
+        ),
+        bound_s=10,
     ),
     "control groups": Extra(
         columns=("provenance.cgroup_cpu_limit", "provenance.cgroup_memory_limit_bytes"), bound_s=10
@@ -44,13 +44,19 @@ EXTRAS: Mapping[str, Extra] = {
     "frameworks": Extra(
         columns=tuple(
             f"provenance.{name}"
-            for name in (
-                *("tensorflow_version", "tensorflow_git_version", "keras_version", "numpy_version"),
-                *("cuda_version", "cudnn_version"),
-            )
+            for name in ("tensorflow_version", "tensorflow_git_version", "keras_version", "numpy_version")
         ),
         bound_s=10,
     ),
+    "libraries": Extra(
+        columns=tuple(
+            f"provenance.{name}"
+            for name in ("cuda_version", "cudnn_version", "nccl_version", "mpi_library", "horovod_version")
+        ),
+        bound_s=10,
+    ),
+    "oneDNN": Extra(columns=("onednn",), bound_s=10),
+    "other load": Extra(columns=("other_cores",), bound_s=10),
     "peak FLOP/s": Extra(columns=("peak_flops_per_s", "peak_source"), bound_s=60),
     "predicted memory": Extra(columns=("predicted_mem_bytes",), bound_s=20),
     "allocator": Extra(columns=("framework_peak_mem_bytes",), bound_s=10),

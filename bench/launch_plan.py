@@ -19,6 +19,7 @@ from bench.provenance import cgroup_cores
 from bench.telemetry import Gpus
 from jobs.cluster import LAUNCHER_PID, SAMPLED_GPUS, STARTED_NS, ClusterEnv
 from jobs.launch import Worker, free_ports
+from results import knobs
 from strategies import load
 from strategies.base import Strategy
 
@@ -47,6 +48,7 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus, env: 
 
     Raises UsageError or EnvironmentFault, with nothing started.
     """
+    _refuse_other_arithmetic(env)
     members = _local_members(config) if cluster is None else (in_roles(config, cluster),)
     host = look(cluster, gpus, env)
     me, here = members[0], members[0].here
@@ -73,18 +75,34 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus, env: 
     if not host.own_gpus:
         first = next((index for index, each in enumerate(trains) if each), 0)
         sampled[first] = tuple(dict.fromkeys(uuid for share in shares for uuid in share))
+    plan = resolve(
+        config,
+        strategy,
+        cores_per_device=usable / max(1, sum(replicas)),
+        num_cpus=len(blocks[training]),
+    )
+    _refuse_contradictions(plan, env)
     return LaunchPlan(
-        plan=resolve(
-            config,
-            strategy,
-            cores_per_device=usable / max(1, sum(replicas)),
-            num_cpus=len(blocks[training]),
-        ),
+        plan=plan,
         members=members,
         cores=tuple(blocks[index] for index in mine),
         gpus=tuple(shares[index] for index in mine) if resources.device_kind == "gpu" else None,
         sampled_gpus=tuple(sampled[index] for index in mine),
     )
+
+
+def _refuse_other_arithmetic(env: Mapping[str, str]) -> None:
+    for name, flags in knobs.refusals(env):
+        raise UsageError(
+            f"the environment sets {name}, which changes the arithmetic behind --precision unseen: unset {name}, or "
+            f"ask with {flags}"
+        )
+
+
+def _refuse_contradictions(plan: Plan, env: Mapping[str, str]) -> None:
+    for name, setting in knobs.contradictions(plan.run_fields()["exchange"], env):
+        flag = f"--{setting.replace('_', '-')}"
+        raise UsageError(f"the environment sets {name}={env[name]}, which contradicts {flag}: leave one of them out")
 
 
 def _check_num_workers(config: RunConfig, strategy: Strategy, cluster: ClusterEnv | None) -> None:

@@ -44,6 +44,11 @@ _UNTIL_THE_END = {
     ),
     **dict.fromkeys(("peak_flops_per_s", "peak_source"), "the run ended before its peak was known"),
     "actual_all_reduce": "the run ended before its step was looked at",
+    "onednn": "the run ended before TensorFlow was asked",
+    **dict.fromkeys(
+        (f"provenance.{name}" for name in (*provenance.OF_GPUS, "mpi_library", "horovod_version")),
+        "the run ended before its libraries were looked at",
+    ),
     **dict.fromkeys(("flops_per_image", "train_flops_per_image"), "the run ended before they were counted"),
     "time_to_accuracy_s": "the run ended before an evaluation reached the target",
 }
@@ -65,22 +70,7 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
         reasons |= _NOTHING_TRAINED
     elif plan.strategy.requested_all_reduce is None:
         reasons["requested_all_reduce"] = f"strategy {plan.strategy.name!r} has no all-reduce"
-    on_cpu = "the run used the CPU" if plan.strategy.resources.device_kind == "cpu" else None
-    if no_gpu := gpus.unavailable or on_cpu:
-        for column in ("gpu_mem_used_bytes", "gpu_peak_mem_used_bytes", "energy_j"):
-            reasons[column] = no_gpu
-    elif not plan.config.measure.telemetry_period:
-        reasons["gpu_peak_mem_used_bytes"] = "--telemetry-period 0 takes no samples"
-    elif plan.strategy.cluster.size > 1:
-        # Null in some rows of `ranks`.
-        reasons["gpu_peak_mem_used_bytes"] = "of a host's processes, the first that trains samples the GPUs they share"
-    if plan.strategy.resources.gpu_memory_mib is None:
-        reasons["gpu_memory_mib"] = "no limit was asked for"
-    if any(not plan.strategy.replicas(task) for task in plan.strategy.cluster.tasks):
-        # Null in some rows of `ranks`.
-        for column in ("trace_s", "warmup_s", "startup_time_s", "timed_s", "retraces", "devices", "weight_digests"):
-            reasons[column] = "rank 0 drives the other processes, and only it has these"
-        reasons["framework_peak_mem_bytes"] = "TensorFlow tells it to the process alone that owns the device"
+    reasons |= _of_devices(plan, gpus)
     preloaded = frameworks.preloaded()
     if preloaded:
         for column in ("import_s", "startup_time_s"):
@@ -94,6 +84,35 @@ def describe_run(shard: Shard, store: Store, plan: Plan, env: Mapping[str, str],
         provenance=fields,
         null_reasons=reasons,
     )
+
+
+def _of_devices(plan: Plan, gpus: Gpus) -> dict[str, str]:
+    """Why columns will be null, or null in some rows of `ranks`: of the devices, and of who looks at them."""
+    reasons: dict[str, str] = {}
+    on_cpu = "the run used the CPU" if plan.strategy.resources.device_kind == "cpu" else None
+    if on_cpu:
+        reasons |= {f"provenance.{name}": on_cpu for name in provenance.OF_GPUS}
+    else:
+        reasons["onednn"] = "oneDNN computes on CPUs, and the run used GPUs"
+    if no_gpu := gpus.unavailable or on_cpu:
+        for column in ("gpu_mem_used_bytes", "gpu_peak_mem_used_bytes", "energy_j"):
+            reasons[column] = no_gpu
+    elif not plan.config.measure.telemetry_period:
+        reasons["gpu_peak_mem_used_bytes"] = "--telemetry-period 0 takes no samples"
+    elif plan.strategy.cluster.size > 1:
+        # Null in some rows of `ranks`.
+        reasons["gpu_peak_mem_used_bytes"] = "of a host's processes, the first that trains samples the GPUs they share"
+    if plan.strategy.cluster.size > 1:
+        # Null in some rows of `ranks`.
+        reasons["other_cores"] = "of a host's processes, the first looks at the others of the host, where it trains"
+    if plan.strategy.resources.gpu_memory_mib is None:
+        reasons["gpu_memory_mib"] = "no limit was asked for"
+    if any(not plan.strategy.replicas(task) for task in plan.strategy.cluster.tasks):
+        # Null in some rows of `ranks`.
+        for column in ("trace_s", "warmup_s", "startup_time_s", "timed_s", "retraces", "devices", "weight_digests"):
+            reasons[column] = "rank 0 drives the other processes, and only it has these"
+        reasons["framework_peak_mem_bytes"] = "TensorFlow tells it to the process alone that owns the device"
+    return reasons
 
 
 def _batch_job(store: Store, plan: Plan, env: Mapping[str, str]) -> dict[str, Any]:

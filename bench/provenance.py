@@ -1,4 +1,4 @@
-"""What ran where: versions, commit, machine, environment. Never a variable outside the allow-list."""
+"""What ran where: versions, commit, machine, environment. Never a variable that results.knobs does not allow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -16,12 +17,12 @@ from typing import Any
 
 import psutil
 
-from bench import __version__
+from bench import __version__, libraries
 from bench.extras import Extras
 from bench.telemetry import Gpus
 from jobs.cores import physical_cores, threads_per_core
+from results import knobs
 
-_ALLOWED = re.compile(r"(TF|NCCL|HOROVOD|OMP|SLURM)_\w+|CUDA_VISIBLE_DEVICES")
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|KEY|JWT|CREDENTIAL|AUTH", re.IGNORECASE)
 _IN_URL = re.compile(r"(://)[^/\s]*@")
 _NAMED = re.compile(rf"""(\w*(?:{_SECRET.pattern})\w*["']?\s*[=:]\s*["']?)[^\s,;&"']+""", re.IGNORECASE)
@@ -29,15 +30,21 @@ _NAMED = re.compile(rf"""(\w*(?:{_SECRET.pattern})\w*["']?\s*[=:]\s*["']?)[^\s,;
 _LONG = 8
 """Characters that a secret has at least: shorter values of a variable stand in other words by chance."""
 _MEMBERSHIP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
+_INSTRUCTIONS = (
+    *("avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile"),
+    *("asimd", "asimddp", "bf16", "i8mm", "sve", "sve2"),
+)
+"""Of x86 and Arm, those by which TensorFlow, Eigen and oneDNN choose kernels."""
 _NO_LIMIT = 1 << 60
 """cgroup v1 writes "no limit" as a huge number."""
 
 
 def allowed_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are recorded: those on the allow-list whose names don't speak of secrets. What looks like a
+    """The variables that are recorded: those of results.knobs whose names don't speak of secrets. What looks like a
     secret in their values, or is the value of a variable that is named like one, is masked."""
     secrets = sorted((value for name, value in env.items() if _SECRET.search(name) and len(value) >= _LONG), key=len)
-    chosen = (name for name in sorted(env) if _ALLOWED.fullmatch(name) and not _SECRET.search(name))
+    chosen = (name for name in sorted(env) if knobs.is_recorded(name) and not _SECRET.search(name))
     return {name: _masked(env[name], secrets[::-1]) for name in chosen}
 
 
@@ -62,10 +69,8 @@ def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[st
         "git_dirty": dirty,
         "python_version": platform.python_version(),
         "driver_version": gpus.driver_version,
-        **dict.fromkeys(("nccl_version", "mpi_library", "horovod_version")),
-        **(extras.measure("packages", _packages) or {}),
         "hostname": socket.gethostname(),
-        **dict.fromkeys(("kernel", "os", "cpu_model", "memory_bytes")),
+        **dict.fromkeys(("kernel", "os", "cpu_model", "instruction_set", "memory_bytes")),
         **(extras.measure("host", _host) or {}),
         "cpu_cores": len(physical_cores(sorted(os.sched_getaffinity(0)))),
         "threads_per_core": threads_per_core(),
@@ -80,9 +85,7 @@ def of_host(env: Mapping[str, str], gpus: Gpus) -> tuple[dict[str, Any], dict[st
         "git_dirty": no_git,
         "driver_version": gpus.unavailable,
         "topology": "nvidia-smi is missing or shows no topology",
-        "nccl_version": "no NCCL package is installed",
-        "mpi_library": "mpi4py is not installed",
-        "horovod_version": "Horovod is not installed",
+        "instruction_set": f"/proc/cpuinfo names none of {' '.join(_INSTRUCTIONS)}",
         "cgroup_cpu_limit": "no limit is set",
         "cgroup_memory_limit_bytes": "no limit is set",
         "threads_per_core": "this machine does not tell which CPUs are threads of one core",
@@ -95,19 +98,12 @@ def _topology() -> str | None:
     return _output(["nvidia-smi", "topo", "-m"])
 
 
-def _packages() -> dict[str, str | None]:
-    return {
-        "nccl_version": _version("nvidia-nccl-cu12") or _version("nvidia-nccl-cu13"),
-        "mpi_library": _version("mpi4py"),
-        "horovod_version": _version("horovod"),
-    }
-
-
 def _host() -> dict[str, Any]:
     return {
         "kernel": platform.release(),
         "os": _os_name(),
-        "cpu_model": cpu_model(Path("/proc/cpuinfo")),
+        "cpu_model": cpu_model(_CPUINFO),
+        "instruction_set": instruction_set(_CPUINFO),
         "memory_bytes": psutil.virtual_memory().total,
     }
 
@@ -121,26 +117,35 @@ def framework_versions() -> dict[str, str | None]:
     return {"TensorFlow": tf.version.VERSION, "Keras": keras.__version__, **named}
 
 
-def of_frameworks() -> tuple[dict[str, Any], dict[str, str]]:
-    """Provenance of the loaded frameworks: (fields, column -> reason)."""
+def of_frameworks() -> dict[str, Any]:
+    """Provenance of the loaded frameworks."""
     import keras
     import numpy
     import tensorflow as tf
 
     from strategies.devices import CPU_ALLOCATOR
 
-    build = tf.sysconfig.get_build_info()
-    fields = {
+    return {
         "tensorflow_version": tf.version.VERSION,
         "tensorflow_git_version": tf.version.GIT_VERSION,
         "keras_version": keras.__version__,
         "numpy_version": numpy.__version__,
-        "cuda_version": build.get("cuda_version"),
-        "cudnn_version": build.get("cudnn_version"),
         "environment": {name: os.environ[name] for name in CPU_ALLOCATOR if name in os.environ},
     }
-    reason = "TensorFlow was built without CUDA"
-    return fields, {f"provenance.{name}": reason for name, value in fields.items() if value is None}
+
+
+def of_libraries(device_kind: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Provenance of what the training loaded by its last step: (fields, column -> reason)."""
+    horovod = _version("horovod") if "horovod" in sys.modules else None
+    fields: dict[str, Any] = {**libraries.versions(("mpi_library",)), "horovod_version": horovod}
+    if device_kind == "gpu":
+        fields |= libraries.versions(OF_GPUS)
+    reasons = {f"provenance.{name}": "it was not loaded" for name, value in fields.items() if value is None}
+    return fields, reasons
+
+
+OF_GPUS = ("cuda_version", "cudnn_version", "nccl_version")
+"""Fields of libraries that only a run on GPUs has."""
 
 
 def git_state(file: Path, installed_from: Mapping[str, Any]) -> tuple[str | None, bool | None, str | None]:
@@ -211,6 +216,13 @@ def cpu_model(cpuinfo: Path) -> str | None:
     """The model name of the first processor."""
     names = (line.partition(":")[2].strip() for line in _lines(cpuinfo) if line.startswith("model name"))
     return next(names, None) or platform.processor() or platform.machine() or None
+
+
+def instruction_set(cpuinfo: Path) -> str | None:
+    """The vector instructions of the first processor, as the kernel names them, simplest first."""
+    lines = (line.partition(":") for line in _lines(cpuinfo))
+    flags = next((text.split() for name, _, text in lines if name.strip() in ("flags", "Features")), [])
+    return " ".join(name for name in _INSTRUCTIONS if name in flags) or None
 
 
 def _os_name() -> str:

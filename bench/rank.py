@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench import __version__, frameworks, output, provenance, run_columns
 from bench.agreement import compare
 from bench.bounds import Bounds
@@ -24,7 +26,7 @@ from bench.extras import EXTRAS, Extras
 from bench.measure import Schedule, measure
 from bench.plan import Plan
 from bench.ranklog import RankLog
-from bench.telemetry import Gpus, ProcessSampler, Sampler
+from bench.telemetry import Gpus, OtherLoad, ProcessSampler, Sampler
 from bench.workloads import workload
 from jobs import mpi
 from jobs.rendezvous import Rendezvous
@@ -63,6 +65,7 @@ class Rank:
         self._sampled = sampled
         self._trainer: Trainer | None = None
         self._read: list[Data | HeldOut] = []
+        self._processes: dict[int, float] = {}
         self._meeting: Rendezvous | None = None
         # Far below the bound on building and finishing, which is ten times --step-timeout.
         limit_s = plan.config.machine.step_timeout or math.inf
@@ -171,11 +174,14 @@ class Rank:
         plan, log = self._plan, self._log
         log.enter("trace")
         traces = 0
+        load: OtherLoad | None = None
 
         def warm() -> None:
-            nonlocal traces
+            nonlocal traces, load
             traces = trainer.traces()
             self._extras.measure("allocator", trainer.reset_peak_memory)
+            if plan.strategy.cluster.local_rank == 0:
+                load = self._extras.measure("other load", lambda: OtherLoad(self._processes))
             self._bounds.wait_for_others()
             meeting.exchange(b"")  # all ranks begin together
             log.timing_begins()
@@ -223,6 +229,7 @@ class Rank:
         )
         log.enter("finish")
         log.note(
+            other_cores=self._extras.measure("other load", load.cores) if load else None,
             retraces=trainer.traces() - traces,
             framework_peak_mem_bytes=self._extras.measure("allocator", trainer.peak_memory_bytes),
             weight_digests=[digest(trainer.weights(replica)) for replica in range(plan.strategy.local_replicas)],
@@ -237,6 +244,7 @@ class Rank:
             )
         if self._rank == 0:
             log.shard.update_run(**run_columns.of_exchange(plan, trainer.all_reduce()))
+            self._extend("libraries", lambda: run_columns.of_libraries(plan))
             if (path := plan.config.training.save_model) is not None:
                 _save(trainer, path)
             # Last, for it traces the model once more, for seconds where that is large.
@@ -260,6 +268,7 @@ class Rank:
             "weights": self._plan.weights,
             "data": self._plan.data,
             "gpus": self._own_gpus(),
+            "process": [os.getpid(), psutil.Process().create_time()],
             "versions": {"TrainScale": __version__, **provenance.framework_versions()},
         }
         ranks = [json.loads(text) for text in meeting.exchange(json.dumps(me).encode())]
@@ -267,6 +276,7 @@ class Rank:
         clocks = [int(text) for text in meeting.exchange(str(self._clock.now_ns()).encode())]
         self._log.open(self._store, ranks[0]["run_id"], self._rank)
         compare(ranks)
+        self._processes = dict(rank["process"] for rank in ranks if rank["hostname"] == me["hostname"])
         same_host = me["hostname"] == ranks[0]["hostname"]
         self._log.note(clock_offset_ns=0 if same_host else clocks[self._rank] - clocks[0])
         if self._rank == 0:
@@ -306,9 +316,9 @@ class Rank:
 
     def _describe_model(self, model: Any) -> None:
         self._log.shard.update_run(**run_columns.of_weights(self._plan, model))
-        if measured := self._extras.measure("frameworks", provenance.of_frameworks):
-            fields, reasons = measured
-            self._log.shard.update_run(provenance=fields, null_reasons=reasons)
+        self._extend("frameworks", lambda: {"provenance": provenance.of_frameworks()})
+        if self._plan.strategy.resources.device_kind == "cpu":
+            self._extend("oneDNN", run_columns.of_onednn)
 
     def _describe_data(self, data: Data) -> None:
         strategy = self._plan.strategy

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bench import provenance
 from bench.peaks import measured_peak, sheet_peak
 from bench.plan import Plan
 from bench.workloads.memory import Prediction, predict
@@ -32,6 +33,19 @@ def of_exchange(plan: Plan, all_reduce: str | None) -> dict[str, Any]:
     why = alone if strategy.requested_all_reduce else f"strategy {strategy.name!r} has no all-reduce"
     reasons = {} if all_reduce or plan.forward else {"actual_all_reduce": why}
     return {"actual_all_reduce": all_reduce, "null_reasons": reasons}
+
+
+def of_libraries(plan: Plan) -> dict[str, Any]:
+    """Fields of `runs`, once the training has loaded all that it uses."""
+    fields, reasons = provenance.of_libraries(plan.strategy.resources.device_kind)
+    return {"provenance": fields, "null_reasons": reasons}
+
+
+def of_onednn() -> dict[str, Any]:
+    """Fields of `runs`, of a run on CPUs."""
+    from strategies.devices import onednn_is_on
+
+    return {"onednn": onednn_is_on()}
 
 
 def of_weights(plan: Plan, model: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,9 @@ from bench.measure import NanosecondClock
 
 _NONE = ("", "-1", "none", "void", "nodevfiles")
 """By these words sites and schedulers say that no GPU may be used."""
+
+_SAME_START_S = 1.0
+"""Within which two readings of a process's start time are of one process [s]."""
 
 
 class Gpus:
@@ -170,6 +174,32 @@ class ProcessSampler:
 
     def _read(self, column: str, read: Callable[[], Any]) -> Any:
         return _reading(read, column, self.failures)
+
+
+class OtherLoad:
+    """The load of this node's other processes, between the start and `cores`. `processes`: pid -> start time [Unix s]
+    of the processes of the run on this node. Raises OSError or psutil.Error where one of them is not seen here."""
+
+    def __init__(self, processes: Mapping[int, float]) -> None:
+        self._processes = [psutil.Process(pid) for pid in processes]
+        for process, started in zip(self._processes, processes.values(), strict=True):
+            if abs(process.create_time() - started) > _SAME_START_S:
+                raise OSError(f"process {process.pid} of the run is not the one that is seen here: containers hide it")
+        self._before, self._own_before, self._start_s = self._node_s(), self._own_s(), time.monotonic()
+
+    def cores(self) -> float:
+        """CPU time of processes outside the run / time: 1 is one core."""
+        other_s = (self._node_s() - self._before) - (self._own_s() - self._own_before)
+        return max(0.0, other_s / (time.monotonic() - self._start_s))
+
+    @staticmethod
+    def _node_s() -> float:
+        """Without interrupts, which belong to no process."""
+        times = psutil.cpu_times()
+        return times.user + times.nice + times.system
+
+    def _own_s(self) -> float:
+        return sum(times.user + times.system for times in (process.cpu_times() for process in self._processes))
 
 
 class Source(Protocol):

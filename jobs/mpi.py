@@ -32,7 +32,12 @@ def loaded_library() -> str:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise MpiFault(f"mpi4py cannot be loaded ({error}): pip install -e '.[mpi]'") from error
-    return re.split(r"[,\n\t]| Version:", MPI.Get_library_version().replace("\0", ""))[0].strip()
+    return library_name(MPI.Get_library_version())
+
+
+def library_name(version: str) -> str:
+    """What an MPI says of itself (MPI_Get_library_version), shortened to name and version: `Open MPI v4.1.8`."""
+    return re.split(r"[,\n\t]| Version:", version.replace("\0", ""))[0].strip()
 
 
 def check_launcher(cluster: ClusterEnv, env: Mapping[str, str]) -> None:

@@ -46,8 +46,7 @@ def fresh() -> Iterator[Runner]:
                 env={**os.environ, SWEEP_PID: str(os.getpid())},
                 close_fds=False,
             )
-            stdout, _ = process.communicate()
-            return figures(stdout.splitlines(), process.returncode)
+            return figures(*_output(process))
 
     yield run
 
@@ -78,8 +77,7 @@ def steps() -> Iterator[Runner]:
                 # Apart from the terminal: srun keeps the first Ctrl-C to itself and kills at the second.
                 start_new_session=True,
             )
-            stdout, _ = process.communicate()
-            return figures(stdout.splitlines(), process.returncode)
+            return figures(*_output(process))
 
     yield run
 
@@ -118,6 +116,16 @@ def preloaded() -> Iterator[Runner]:
         finally:
             with suppress(BrokenPipeError):  # a request that a dead process did not take
                 requests.close()
+
+
+def _output(process: subprocess.Popen[str]) -> tuple[list[str], int]:
+    """Lines and exit code of a process that ends by itself."""
+    assert process.stdout is not None
+    # Line by line: Popen.communicate is one call in C, and a signal that comes together with output would wait for the
+    # end of the output.
+    with process.stdout as stdout:
+        lines = [line for line in stdout]  # noqa: C416
+    return lines, process.wait()
 
 
 def figures(lines: Sequence[str], exit_code: int | None) -> Figures:

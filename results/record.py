@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from results import knobs
 from results.exit_codes import ExitCode
 from results.schema import comparability_key
 from results.store import ShardContent, StoreError, join
@@ -134,7 +135,8 @@ def _tables(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_a
         ),
     )
     # A reason is said when a run begins, for what it may not live to tell.
-    run["null_reasons"] = {name: why for name, why in run["null_reasons"].items() if run.get(name) is None}
+    run["null_reasons"] = {name: why for name, why in run["null_reasons"].items() if _field(run, name) is None}
+    run.update(knobs.columns(run))
     run["comparability_key"] = comparability_key(run)
     evals = [{"run_id": run_id, **row} for rank in by_rank for row in by_rank[rank].evals]
     return {
@@ -144,6 +146,12 @@ def _tables(run_id: str, shards: Sequence[ShardContent], ending: Ending, ended_a
         "telemetry": telemetry,
         **({"evals": evals} if evals else {}),
     }
+
+
+def _field(run: Mapping[str, Any], name: str) -> Any:
+    """A column of a run, or a field of its provenance as `null_reasons` names it."""
+    struct, _, field_name = name.rpartition(".")
+    return (run[struct] if struct else run).get(field_name)
 
 
 def could_not_start(tables: Tables) -> bool:

@@ -91,7 +91,13 @@ RUNS = (
     Column("num_nodes", "int64", "hosts"),
     Column("num_processes", "int64", "processes that train or serve"),
     Column("num_ps", "int64", "parameter servers among them"),
-    Column("exchange", "text_map", "the knobs of the gradient exchange that were turned: name -> value"),
+    Column(
+        "exchange",
+        "text_map",
+        "the knobs of the gradient exchange that were turned, by flag or by variable (results.knobs): name -> value",
+    ),
+    Column("variables", "text_map", "the variables that decide how a process computes (results.knobs): name -> value"),
+    Column("onednn", "bool", "TensorFlow computed with oneDNN, as the loaded library said; null on GPUs"),
     Column("num_devices", "int64", "replicas that compute gradients"),
     Column("device_kind", "string", "cpu or gpu"),
     Column("device_name", "string", "model name of the GPU or CPU"),
@@ -117,16 +123,17 @@ PROVENANCE = (
     Column("tensorflow_git_version", "string", ""),
     Column("keras_version", "string", ""),
     Column("numpy_version", "string", ""),
-    Column("cuda_version", "string", "that TensorFlow was built for"),
-    Column("cudnn_version", "string", "that TensorFlow was built for"),
-    Column("nccl_version", "string", "of the installed NCCL package"),
+    Column("cuda_version", "string", "of the CUDA runtime that rank 0 had loaded; null without GPU"),
+    Column("cudnn_version", "string", "of the cuDNN that rank 0 had loaded; null without GPU"),
+    Column("nccl_version", "string", "of the NCCL that rank 0 had loaded; null without GPU"),
     Column("driver_version", "string", "of the NVIDIA driver"),
-    Column("mpi_library", "string", "of mpi4py"),
-    Column("horovod_version", "string", ""),
+    Column("mpi_library", "string", "name and version of the MPI that rank 0 had loaded"),
+    Column("horovod_version", "string", "where it was loaded"),
     Column("hostname", "string", "of rank 0"),
     Column("kernel", "string", ""),
     Column("os", "string", ""),
     Column("cpu_model", "string", ""),
+    Column("instruction_set", "string", "the vector instructions of rank 0's CPU that kernels are chosen by"),
     Column("cpu_cores", "int64", "physical cores that the job may use on rank 0's host"),
     Column("threads_per_core", "int64", "hardware threads of a physical core of rank 0's host"),
     Column("memory_bytes", "int64", "of rank 0's host"),
@@ -134,7 +141,7 @@ PROVENANCE = (
     Column("cgroup_memory_limit_bytes", "int64", "null when unlimited"),
     Column("gpus", "gpus", "of rank 0's host"),
     Column("topology", "string", "nvidia-smi topo -m"),
-    Column("environment", "text_map", "the allow-listed variables"),
+    Column("environment", "text_map", "the variables that are recorded (results.knobs)"),
 )
 
 GPU = (
@@ -173,6 +180,11 @@ RANKS = (
     Column("retraces", "int64", "times the step was traced again after warm-up"),
     Column("weight_digests", "texts", "SHA-256 of the trained weights, a replica each"),
     Column("peak_rss_bytes", "int64", "the operating system's high-water mark of the process"),
+    Column(
+        "other_cores",
+        "float64",
+        "CPU time of the node's other processes / time, while timing; of the first rank of each node",
+    ),
     Column(
         "framework_peak_mem_bytes", "int64", "TensorFlow allocator's peak after warm-up, largest device of the rank"
     ),
@@ -310,6 +322,8 @@ COMPARABLE_FIELDS = (
     "num_processes",
     "num_ps",
     "exchange",
+    "variables",
+    "onednn",
     "num_devices",
     "device_kind",
     "device_name",
@@ -322,7 +336,7 @@ COMPARABLE_FIELDS = (
 )
 """What must be equal for two runs to be samples of one thing: the work and the resources, not the software's age."""
 
-FIELDS_OF_A_START = ("num_nodes", "data_digest", "sharding", "trainable_params", "device_name", "preloaded")
+FIELDS_OF_A_START = ("num_nodes", "data_digest", "sharding", "trainable_params", "device_name", "preloaded", "onednn")
 """Those of them that nobody knows before the processes have met and built: a run that fails earlier has none."""
 
 

@@ -57,6 +57,23 @@ def mpirun(
     return checks.mpirun(path, None, Answer(0, version), library, pair)
 
 
+@pytest.mark.parametrize(
+    ("uid", "env", "refused"),
+    [
+        (1000, {}, False),
+        (0, {}, True),
+        (0, {"OMPI_ALLOW_RUN_AS_ROOT": "1"}, True),
+        (0, {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}, False),
+    ],
+)
+def test_root_may_start_open_mpi_when_it_is_allowed_twice(uid: int, env: dict[str, str], refused: bool) -> None:
+    """In a step of Slurm, too, where the doctor starts nothing by mpirun."""
+    assert checks.refuses_root(uid, env) == refused
+    version, library = Answer(0, OPEN_MPI), "Open MPI v4.1.8"
+    status, _, remedy = checks.mpirun("/x/mpirun", None, version, library, None, no_root=refused)
+    assert (status, "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1" in remedy) == (("warn", True) if refused else ("ok", False))
+
+
 def root_is_refused() -> Answer:
     return Answer(
         1, "", f"{'-' * 70}\nmpirun has detected an attempt to run as root.\n\nRunning as root is\n{'-' * 70}\n"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,8 +43,7 @@ class Performer:
             self.ran.append(words)
             (seed,) = (int(word.partition("=")[2]) for word in words if word.startswith("--seed="))
             self.seeds.append(seed)
-            stdout = answers[seed].pop(0)
-            return type("Process", (), {"returncode": 0, "communicate": lambda _self: (stdout, None)})()
+            return SimpleNamespace(stdout=io.StringIO(answers[seed].pop(0)), wait=lambda: 0)
 
         monkeypatch.setattr("jobs.runners.subprocess.Popen", popen)
 

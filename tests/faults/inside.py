@@ -178,12 +178,14 @@ def launcher_killed_while_it_commits() -> None:
 
 EXTRAS = {
     "source": ("bench.provenance", "git_state"),
-    "packages": ("bench.provenance", "_packages"),
     "host": ("bench.provenance", "_host"),
     "control groups": ("bench.provenance", "cgroup_limits"),
     "topology": ("bench.provenance", "_topology"),
     "NVML": ("pynvml", "nvmlInit"),
-    "frameworks": ("tensorflow.sysconfig", "get_build_info"),
+    "frameworks": ("bench.provenance", "of_frameworks"),
+    "libraries": ("bench.libraries", "versions"),
+    "oneDNN": ("strategies.devices", "onednn_is_on"),
+    "other load": ("psutil", "cpu_times"),
     "peak FLOP/s": ("bench.run_columns", "measured_peak"),
     "predicted memory": ("bench.run_columns", "predict"),
     "allocator": ("tensorflow.config.experimental", "reset_memory_stats"),

@@ -199,6 +199,13 @@ def test_a_corrupt_data_file_is_one_line_and_leaves_nothing_behind(benchmark: Be
         ([], tf_config([1, 2], 0), 2, "strategy 'single' runs in one process but TF_CONFIG has 2"),
         (["--strategy=mwms", "--num-workers=3"], tf_config([1, 2], 0), 2, "TF_CONFIG has 2 tasks"),
         (["--strategy=mwms", "--port-base=9000"], tf_config([1, 2], 0), 2, "TF_CONFIG names the ports"),
+        ([], {"NVIDIA_TF32_OVERRIDE": "0"}, 2, "unset NVIDIA_TF32_OVERRIDE, or ask with --precision tf32"),
+        (
+            ["--strategy=horovod", "--num-workers=2", "--cycle-time-ms=5"],
+            {"HOROVOD_CYCLE_TIME": "3"},
+            2,
+            "HOROVOD_CYCLE_TIME=3, which contradicts --cycle-time-ms: leave one of them out",
+        ),
         ([], {"HOROVOD_SIZE": "4"}, 2, "horovodrun started 4 processes, which it leaves no way to meet: use mpirun"),
     ],
 )

@@ -6,11 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from analysis.configurations import configurations
+from analysis.load import Results
+from analysis.options import Selection
 from tests.benchmark import BOUND_S, ROOT, Benchmark, clean_environment
 
 BIN = Path(sys.prefix) / "bin"
@@ -22,9 +26,9 @@ pytestmark = [
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
-def mpirun(benchmark: Benchmark, count: int, *flags: str) -> subprocess.CompletedProcess[str]:
+def mpirun(benchmark: Benchmark, count: int, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [str(MPIRUN), "-np", str(count), "--oversubscribe", "--bind-to", "none", *benchmark.command(*flags)]
-    env = clean_environment() | AS_ROOT
+    env = clean_environment() | AS_ROOT | variables
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=BOUND_S, check=False)
 
 
@@ -51,6 +55,19 @@ def test_ranks_of_mpirun_find_each_other(
     assert len(digests) == (1 if collective else 0)
     if strategy == "ps":
         assert list(ranks.sort_values("rank")["role"]) == ["chief", "worker", "ps"]
+
+
+def test_equal_runs_of_mpirun_are_pooled_and_a_knob_keeps_others_apart(benchmark: Benchmark) -> None:
+    tuned = {"OMPI_MCA_coll_tuned_use_dynamic_rules": "1"}
+    for variables in ({}, {}, tuned):
+        done = mpirun(benchmark, 2, "--strategy=horovod", **variables)
+        assert done.returncode == 0, done.stderr
+    first, second, other = benchmark.table("runs").sort_values("started_at").to_dict("records")
+    assert first["comparability_key"] == second["comparability_key"] != other["comparability_key"]
+    assert (dict(first["exchange"]), dict(other["exchange"])) == ({}, tuned)
+    assert first["provenance"]["mpi_library"] == f"Open MPI v{metadata.version('openmpi')}"
+    pooled = configurations(Results(Selection(results_dir=(str(benchmark.results),))).runs)
+    assert sorted(len(each.run_ids) for each in pooled) == [1, 2]
 
 
 def rank_of(launcher: str, rank: int, size: int) -> dict[str, str]:

@@ -60,9 +60,11 @@ def test_a_run_records_all_that_it_measured(
     assert set(ranks["retraces"].dropna()) == {0}
     served = strategy == "ps"
     for column in RANKS:
-        if column.name not in ("error", "stacks", "gpu_peak_mem_used_bytes"):
+        if column.name not in ("error", "stacks", "gpu_peak_mem_used_bytes", "other_cores"):
             assert ranks[column.name].notna().all() or (served and column.name in reasons), column.name
             assert ranks[column.name].notna()[0] or column.name == "framework_peak_mem_bytes", column.name
+    # The first of the host's processes looks at what the others of the host, which are not of the run, use.
+    assert list(ranks["other_cores"].notna()) == [rank == 0 for rank in range(processes)]
     assert list(ranks["num_devices"] > 0) == [rank in training for rank in range(processes)]
     if served:
         assert list(ranks["role"]) == ["chief", "worker", "worker", "ps"]
@@ -111,6 +113,7 @@ def test_every_strategy_runs_with_onednn_off_and_on(tmp_path: Path, onednn: str)
         assert (peaks > 0).all() or (strategy == "ps" and peaks.isna().all())
         environment = dict(run["provenance"]["environment"])
         assert environment[ONEDNN] == onednn
+        assert run["onednn"] == (onednn == "1")
         if strategy != "ps":
             assert environment.get("TF_CPU_ALLOCATOR_USE_BFC") == ("1" if onednn == "0" else None)
 

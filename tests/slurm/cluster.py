@@ -55,13 +55,16 @@ PartitionName=closed Nodes=ALL State=DOWN
 """
 
 
-def free_network() -> int:
-    """One that no other cluster has, be it of a test run that was killed."""
+def claim_network() -> int:
+    """The number of a network that no other cluster has, be it of a test run that was killed.
+
+    Its bridge is what claims it: of several clusters that start at the same time, one creates it.
+    """
     for number in range(64, 128):
-        with contextlib.suppress(OSError), socket.socket() as port:
+        with contextlib.suppress(OSError, subprocess.CalledProcessError), socket.socket() as port:
             port.bind(("", _port(number)))
-            if not Path(f"/sys/class/net/{_bridge(number)}").exists():
-                return number
+            _run("ip", "link", "add", _bridge(number), "type", "bridge")
+            return number
     raise AssertionError("all networks are taken")
 
 
@@ -82,7 +85,7 @@ class SlurmCluster:
     """`nodes` nodes named node1, node2, ... whose files lie in `folder`, with 10.`network`.0.1, ... for addresses."""
 
     folder: Path
-    network: int = field(default_factory=free_network)
+    network: int = field(default_factory=claim_network)
     """Clusters on one machine need different ones."""
     nodes: int = 12
     cpus: int = 4
@@ -162,7 +165,6 @@ class SlurmCluster:
         os.environ |= self.env
         self._make_gpus()
         self._start_munge()
-        _run("ip", "link", "add", _bridge(self.network), "type", "bridge")
         _run("ip", "addr", "add", f"{self._net}.254/24", "dev", _bridge(self.network))
         _run("ip", "link", "set", _bridge(self.network), "up")
         self._start_daemon("slurmctld")
@@ -201,7 +203,8 @@ class SlurmCluster:
 
     def stop(self) -> None:
         """Ends all jobs and daemons, by pid, and takes the network down."""
-        self.end_jobs()
+        with contextlib.suppress(AssertionError):  # of a cluster that never started, say
+            self.end_jobs()
         for file in (*self.folder.glob("slurmd.*.pid"), self.folder / "slurmctld.pid", self.folder / "munge/pid"):
             if file.exists():
                 _end(int(file.read_text()))

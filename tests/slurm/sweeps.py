@@ -66,10 +66,13 @@ class SweepOnSlurm:
         return rows
 
     def job(self) -> str:
-        """Number of the only job, once it is in the queue."""
+        """Number of this sweep's only job, once it is in the queue; that of another test may still be ending."""
 
         def queued() -> str:
-            return self.slurm.call("squeue", "-h", "-o", "%A").stdout.strip()
+            jobs = [
+                line.split(maxsplit=1) for line in self.slurm.call("squeue", "-h", "-o", "%A %o").stdout.splitlines()
+            ]
+            return next((number for number, script in jobs if script.startswith(str(self.folder))), "")
 
         return str(wait_for(queued))
 
