@@ -61,8 +61,11 @@ def _keep_cpu_memory_statistics() -> None:
     With oneDNN that is TensorFlow's default. Without, TensorFlow takes one that counts nothing, so that no peak could
     be measured; the one chosen here costs no speed that can be measured (tests/perf/allocator.py).
     """
-    if onednn_is_on():
-        return
+    try:
+        if onednn_is_on():
+            return
+    except (ImportError, AttributeError):  # a TensorFlow that has renamed it, to which the choice does no harm either
+        pass
     use_bfc, limit_mib = CPU_ALLOCATOR
     if os.environ.setdefault(use_bfc, "1") == "1":
         # TensorFlow's default limit is 64 GiB, whatever the host has.

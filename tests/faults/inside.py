@@ -184,7 +184,7 @@ EXTRAS = {
     "NVML": ("pynvml", "nvmlInit"),
     "frameworks": ("bench.provenance", "of_frameworks"),
     "libraries": ("bench.libraries", "versions"),
-    "oneDNN": ("strategies.devices", "onednn_is_on"),
+    "oneDNN": ("bench.run_columns", "of_onednn"),
     "other load": ("psutil", "cpu_times"),
     "peak FLOP/s": ("bench.run_columns", "measured_peak"),
     "predicted memory": ("bench.run_columns", "predict"),
