@@ -74,12 +74,11 @@ def read(name: str, folder: Path) -> pd.DataFrame:
                 "and earlier: update it, or save the baseline anew"
             )
         rows = held["runs"]
-        if held["schema_version"] < earlier.SCHEMA:
-            rows = [{**earlier.fields(row["model"]), **row} for row in rows]
+        rows = [earlier.fields(held["schema_version"], row) for row in rows]
         runs = pd.DataFrame(rows, columns=[*_COLUMNS, "started_at", "machine"])
         machines = [earlier.of_baseline(held["schema_version"], machine) for machine in held["machines"]]
         runs["machine"] = [json.dumps(machines[number]) for number in runs["machine"]]
-        runs["variables"] = runs["variables"].fillna("")
+        runs["variables"] = runs["variables"].astype(object).where(runs["variables"].notna(), "")
         runs["onednn"] = runs["onednn"].astype(object).where(runs["onednn"].notna(), None)
         runs["started_at"] = pd.to_datetime(runs["started_at"])
         runs[list(FIGURES)] = runs[list(FIGURES)].apply(pd.to_numeric)

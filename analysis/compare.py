@@ -53,7 +53,7 @@ def compare(options: Options) -> int:
         raise AnalysisError("name two or more different sides: A B [C ...]")
     metrics = [metric_named(name) for name in options.metric or (RATE,)]
     names = [metric.name for metric in metrics]
-    loaded = sides.load(options.sides, options.selection, options.baselines_dir, metrics=names)
+    loaded = sides.load(options.sides, options.selection, options.baselines_dir, metrics=names, across=options.across)
     first, *others = loaded.sides
     compared = [sides.matched(first, other, options.across) for other in others]
     for other, pairs in zip(others, compared, strict=True):
@@ -67,8 +67,10 @@ def compare(options: Options) -> int:
         changed = changes(first.machines, other.machines)
         differ = "; ".join(filter(None, (told(changed), sides.other_load(first, other))))
         say(f"{first.name} -> {other.name}: {differ or 'nothing that is recorded changed'}")
-        if options.across:
-            say(f"compared across {', '.join(options.across)}: {sides.crossed(pairs, options.across)}")
+        if crossed := sides.crossed(pairs, options.across):
+            say(f"compared across {crossed}")
+        if any(found and sides.timed_otherwise(one, found) for one, found in pairs):
+            say("between measurement versions, ratios hold also what TrainScale changed in what it times")
         met = {found.key for _, found in pairs if found}
         for one, found in pairs:
             if not found:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
 from results.schema import COMPARABLE_FIELDS, comparability_key
-
-SCHEMA = 6
-"""The first in which runs say it."""
 
 _LOADED_SCHEMA = 7
 """The first whose versions of libraries are those of what was loaded, and in which TensorFlow was asked for oneDNN."""
@@ -26,30 +24,60 @@ _INSTALLED: Mapping[str, str] = {
 _LATE = ("onednn",)
 """Comparable fields that earlier runs do not say, and in which they were not alike."""
 
-_SAME: Mapping[str, tuple[Mapping[str, Any], Any]] = {
-    "image_size": ({"vgg16": 224, "vgg19": 224, "mnist_cnn": 28}, 32),
-    "num_classes": ({"vgg16": 1000, "vgg19": 1000}, 10),
-    "cache": ({}, "memory"),
-    "phase": ({}, "train"),
-    "optimizer": ({}, "sgd"),
-    "learning_rate": ({}, 0.01),
+
+@dataclass(frozen=True)
+class _Same:
+    """A field in which all runs of a model were alike until they said it."""
+
+    since: int
+    """The first schema that has the field."""
+    others: Any
+    models: Mapping[str, Any] = field(default_factory=dict)
+    """Models for which it was not `others`."""
+
+
+_SAME: Mapping[str, _Same] = {
+    "image_size": _Same(6, 32, {"vgg16": 224, "vgg19": 224, "mnist_cnn": 28}),
+    "num_classes": _Same(6, 10, {"vgg16": 1000, "vgg19": 1000}),
+    "cache": _Same(6, "memory"),
+    "phase": _Same(6, "train"),
+    "optimizer": _Same(6, "sgd"),
+    "learning_rate": _Same(6, 0.01),
+    "measurement_version": _Same(7, 1),
 }
-"""Field of `runs` -> what it was for these models, and for all others."""
+
+_RING_AS_NCCL: Mapping[str, str] = {"strategy": "mwms", "device_kind": "gpu", "requested_all_reduce": "auto"}
+_RING_AS_NCCL_UNTIL = 2
+"""Runs with these fields, before this measurement version, recorded that NCCL had reduced. TensorFlow takes NCCL where
+the communication options name it (`AssignCollectiveType` of its collective parameter resolver); else its ring."""
 
 
-def fields(model: str) -> dict[str, Any]:
-    """What a run of this model would have said."""
-    return {name: models.get(model, others) for name, (models, others) in _SAME.items()}
+def fields(schema_version: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a run of a saved baseline, with those that it would have said."""
+    same = {name: each for name, each in _SAME.items() if schema_version < each.since}
+    run = {**{name: each.models.get(row["model"], each.others) for name, each in same.items()}, **row}
+    return {**run, "actual_all_reduce": None} if recorded_ring_as_nccl(run) else run
+
+
+def recorded_ring_as_nccl(run: Mapping[str, Any]) -> bool:
+    """Whether a run was reduced by TensorFlow's ring and recorded NCCL, so that its `actual_all_reduce` is read as
+    null; `run` has the columns of a row of `runs`."""
+    alike = all(run.get(name) == value for name, value in _RING_AS_NCCL.items())
+    return alike and run["measurement_version"] < _RING_AS_NCCL_UNTIL
 
 
 def expressions() -> str:
     """The same in SQL, for `select * replace (...)` of rows of any schema."""
-    return ", ".join(_expression(name, models, others) for name, (models, others) in _SAME.items())
+    columns = {name: _expression(name, each) for name, each in _SAME.items()}
+    alike = " and ".join(f"{name} = {value!r}" for name, value in _RING_AS_NCCL.items())
+    wrong = f"{alike} and {columns['measurement_version']} < {_RING_AS_NCCL_UNTIL}"
+    columns["actual_all_reduce"] = f"case when {wrong} then null else actual_all_reduce end"
+    return ", ".join(f"{expression} as {name}" for name, expression in columns.items())
 
 
-def _expression(name: str, models: Mapping[str, Any], others: Any) -> str:
-    cases = "".join(f" when model = '{model}' then {value!r}" for model, value in models.items())
-    return f"case when schema_version >= {SCHEMA} then {name}{cases} else {others!r} end as {name}"
+def _expression(name: str, same: _Same) -> str:
+    cases = "".join(f" when model = '{model}' then {value!r}" for model, value in same.models.items())
+    return f"case when schema_version >= {same.since} then {name}{cases} else {same.others!r} end"
 
 
 def recorded(field: str) -> str:
@@ -74,27 +102,26 @@ def onednn(recorded_state: Any, environment: str | None) -> bool | None:
     return {"0": False, "1": True}.get(json.loads(environment or "{}").get("TF_ENABLE_ONEDNN_OPTS", ""))
 
 
-def settle(frames: Sequence[pd.DataFrame], *, by_recorded: bool) -> None:
-    """Give runs that do not say a field of _LATE what those say that equal them in all other comparable fields, if
-    they are of one mind: what was not recorded keeps no runs apart. Computes the frames' `comparability_key` anew.
+def settle(frames: Sequence[pd.DataFrame], *, by_recorded: bool, across: Sequence[str] = ()) -> None:
+    """Give runs that do not say a field of _LATE what those say that equal them in all other comparable fields, the
+    measurement version and `across` apart, if they are of one mind: what was not recorded keeps no runs apart.
+    Computes the frames' `comparability_key` anew.
 
     `by_recorded`: only rows of the schemas that record it count, and not what a variable asked for.
     """
-    others = [name for name in COMPARABLE_FIELDS if name not in _LATE]
+    others = [name for name in COMPARABLE_FIELDS if name not in (*_LATE, "measurement_version", *across)]
     rows = [_values(frame, others) for frame in frames]
-    for field in _LATE:
+    for name in _LATE:
         known: dict[tuple[Any, ...], set[Any]] = {}
         for frame, keys in zip(frames, rows, strict=True):
-            counts = frame["schema_version"] >= _LOADED_SCHEMA if by_recorded else frame[field].notna()
-            for key, value, counted in zip(keys, frame[field], counts, strict=True):
+            counts = frame["schema_version"] >= _LOADED_SCHEMA if by_recorded else frame[name].notna()
+            for key, value, counted in zip(keys, frame[name], counts, strict=True):
                 if counted and value is not None:
                     known.setdefault(key, set()).add(value)
         agreed = {key: next(iter(values)) for key, values in known.items() if len(values) == 1}
         for frame, keys in zip(frames, rows, strict=True):
-            values = [
-                agreed.get(key) if value is None else value for key, value in zip(keys, frame[field], strict=True)
-            ]
-            frame[field] = pd.Series(values, dtype=object, index=frame.index)
+            values = [agreed.get(key) if value is None else value for key, value in zip(keys, frame[name], strict=True)]
+            frame[name] = pd.Series(values, dtype=object, index=frame.index)
     for frame in frames:
         frame["comparability_key"] = [_key(row) for row in _values(frame, COMPARABLE_FIELDS)]
 

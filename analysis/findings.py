@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from analysis import input_bound
+from analysis import earlier, input_bound
 from analysis.configurations import words
 from analysis.losses import losses, servers, without_base
 from analysis.metrics import number
@@ -51,6 +51,7 @@ def warnings(standings: Sequence[Standing], link_gb_per_s: float | None) -> list
         _over_link(measured, link_gb_per_s),
         _wide(measured),
         _sample_size(measured),
+        _ring_as_nccl(measured),
     )
     return [sentence for sentence in said if sentence]
 
@@ -128,6 +129,16 @@ def _sample_size(measured: Sequence[Standing]) -> str | None:
     else:
         can = f"{fewest} runs a configuration can show a change of {smallest_effect(width, fewest):,.0%} or more"
     return f"{can}: runs differ by {width:.1%}, and to show {_WANTED_EFFECT:.0%}, {remedy}."
+
+
+def _ring_as_nccl(measured: Sequence[Standing]) -> str | None:
+    wrong = [one for one in measured if earlier.recorded_ring_as_nccl(one.configuration.setup)]
+    if not wrong:
+        return None
+    return (
+        f"{count(len(wrong), 'configuration')} of mwms recorded NCCL, but used TensorFlow's ring through host memory, "
+        "which it takes on GPUs where --all-reduce is auto; --all-reduce=nccl measures NCCL."
+    )
 
 
 def _alike(measured: Sequence[Standing]) -> dict[str, list[Standing]]:

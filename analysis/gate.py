@@ -13,7 +13,7 @@ from analysis.metrics import EFFICIENCY, TIME_TO_ACCURACY, Metric, metric_named,
 from analysis.provenance import changes, told
 from analysis.samples import Samples, samples
 from analysis.scaling import BASE_STRATEGY
-from analysis.sides import Pairs, Sides, crossed, matched, other_load
+from analysis.sides import Pairs, Sides, crossed, matched, other_load, timed_otherwise
 from analysis.stats import Interval
 from analysis.text import some
 from analysis.verdicts import Verdict, judge
@@ -21,6 +21,8 @@ from results.exit_codes import ExitCode
 
 _SHOWN = 10
 """Names in a note."""
+
+_OTHERWISE = "TrainScale times something else than it did in the baseline: measure the baseline anew"
 
 _ALARMS = (Verdict.REGRESSED, Verdict.MISSING)
 
@@ -36,7 +38,7 @@ class Line:
     baseline: Interval | None
     candidate: Interval | None
     change: Interval | None
-    """candidate / baseline; None where one of them is missing."""
+    """candidate / baseline; None where one of them is missing, or where they were timed otherwise."""
     note: str
     """Why, or what to do."""
 
@@ -87,6 +89,8 @@ class _Question:
             why = f"the candidate has no {self.metric.name}{why_none(self.metric)}"
             return Line(one, self.metric, Verdict.INCONCLUSIVE, ours.value(), None, None, why)
         theirs = self.theirs[other.key]
+        if timed_otherwise(one, other):
+            return Line(one, self.metric, Verdict.INCONCLUSIVE, ours.value(), theirs.value(), None, _OTHERWISE)
         found = judge(self.metric, ours, theirs, threshold, comparisons)
         short = _short(self.metric, one, other)
         verdict = Verdict.INCONCLUSIVE if short and found.verdict is not Verdict.REGRESSED else found.verdict
@@ -121,7 +125,10 @@ def gate(loaded: Sides, names: Sequence[str], threshold: float, across: Sequence
         if one.run_ids and (one.key in question.ours or other is None or not other.run_ids)
     ]
     comparisons = sum(
-        other is not None and one.key in question.ours and other.key in question.theirs
+        other is not None
+        and one.key in question.ours
+        and other.key in question.theirs
+        and not timed_otherwise(one, other)
         for question, one, other in asked
     )
     return Gate(
@@ -158,7 +165,7 @@ def _notes(loaded: Sides, pairs: Pairs, across: Sequence[str], comparisons: int)
     yield (
         f"changed between them: {'; '.join(filter(None, differ))}"
         if any(differ)
-        else ("nothing that is recorded changed between them")
+        else "nothing that is recorded changed between them"
     )
     yield (
         f"values: geometric means over runs; change: candidate / baseline, all {comparisons} intervals hold together "

@@ -68,7 +68,7 @@ def regress(options: Options) -> int:
 
     metrics = options.metric or (RATE,)
     names = (options.baseline, options.candidate)
-    loaded = sides.load(names, options.selection, options.baselines_dir, metrics=metrics)
+    loaded = sides.load(names, options.selection, options.baselines_dir, metrics=metrics, across=options.across)
     name_skipped(PROG, loaded.skipped)
     found = gate(loaded, metrics, threshold, options.across)
     for path, text in ((options.json, outputs.json_text), (options.junit, outputs.junit_text)):

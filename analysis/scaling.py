@@ -16,7 +16,7 @@ from analysis.stats import Interval, ratio
 _SAME_WORK = (
     *("model", "image_size", "num_classes", "dataset", "data_digest", "classes", "num_train_samples", "cache"),
     *("phase", "optimizer", "num_batches_per_iter", "precision", "xla", "trainable_params", "preloaded"),
-    *("variables", "onednn"),
+    *("variables", "onednn", "measurement_version"),
 )
 _SAME_HARDWARE = ("device_kind", "device_name", "cores_per_device")
 LIKE_BASE_CASE = (*_SAME_WORK, *_SAME_HARDWARE)

@@ -25,6 +25,8 @@ from results.schema import COMPARABLE_FIELDS
 _KINDS = {"experiment": "experiment", "label": "label", "run": "run_id"}
 """What a name can be of -> the column that holds it."""
 
+MEASUREMENT_VERSION = "measurement_version"
+
 _LITTLE_LOAD = 0.2
 """Cores that the system's own services use now and then."""
 
@@ -60,9 +62,14 @@ class Sides:
 
 
 def load(
-    names: Sequence[str], selection: Selection, baselines_dir: Path, *, metrics: Sequence[str] | None = None
+    names: Sequence[str],
+    selection: Selection,
+    baselines_dir: Path,
+    *,
+    metrics: Sequence[str] | None = None,
+    across: Sequence[str] = (),
 ) -> Sides:
-    """The runs behind each name, with all figures or those that `metrics` need.
+    """The runs behind each name, with all figures or those that `metrics` need, to be matched `across` fields.
 
     Raises AnalysisError for a name without runs, of different runs, or of shared ones.
     """
@@ -99,7 +106,7 @@ def load(
             chosen = [run_id in run_ids for run_id in results.runs["run_id"].tolist()]
             frames[name] = results.runs[chosen].reset_index(drop=True)
     _check(frames)
-    earlier.settle([*frames.values()], by_recorded=False)
+    earlier.settle([*frames.values()], by_recorded=False, across=across)
     return Sides([Side(name, frames[name], configurations(frames[name])) for name in names], skipped, trials)
 
 
@@ -126,27 +133,41 @@ def _fitting(runs: pd.DataFrame, selection: Selection) -> pd.DataFrame:
 
 def matched(first: Side, second: Side, across: Sequence[str]) -> Pairs:
     """Each configuration of the first side with the one of the second that equals it in all COMPARABLE_FIELDS but
-    `across`, or that failed and may have been it. Raises AnalysisError for an unknown field, when a side has several
-    that would be one, or when nothing that ran on the second fits."""
+    `across`, or that failed and may have been it. Where there is none of the same measurement version, the one of the
+    newest is taken, to be judged by `timed_otherwise`. Raises AnalysisError for an unknown field, when a side has
+    several that would be one, or when nothing that ran on the second fits."""
     for field in across:
         if field not in COMPARABLE_FIELDS:
             raise AnalysisError(f"--across {field}: no such field. There are: {', '.join(COMPARABLE_FIELDS)}")
     ours, theirs = _by_key(first, across), _by_key(second, across)
+    any_version = (*across, MEASUREMENT_VERSION)
+    newest = {
+        _key(one, any_version): one
+        for one in sorted(theirs.values(), key=lambda one: one.setup[MEASUREMENT_VERSION] or 0)
+    }
+    pairs = [(one, theirs.get(key) or newest.get(_key(one, any_version))) for key, one in ours.items()]
     ran, reran = ([one for one in side.configurations if one.run_ids] for side in (first, second))
-    if ran and reran and not ours.keys() & theirs.keys():
+    if ran and reran and not any(other for _, other in pairs):
         why = _why(ran, reran, across)
         raise AnalysisError(f"{first.name!r} and {second.name!r} have no configuration in common: {why}")
     failed = [one for one in second.configurations if not one.run_ids]
     return [
-        (one, theirs.get(key) or next((other for other in failed if may_be(other, one, across)), None))
-        for key, one in ours.items()
+        (one, other or next((each for each in failed if may_be(each, one, any_version)), None)) for one, other in pairs
     ]
 
 
+def timed_otherwise(one: Configuration, other: Configuration) -> bool:
+    """Whether the figures of two configurations are of two measurement versions: no change of the one against the
+    other says anything about the machines."""
+    return bool(one.setup[MEASUREMENT_VERSION] != other.setup[MEASUREMENT_VERSION])
+
+
 def crossed(pairs: Pairs, across: Sequence[str]) -> str:
-    """What the fields that may differ are on the two sides, in a line."""
+    """What the fields of `across`, and the measurement version if it differs, are on the two sides, in a line."""
     both = [(one.setup, other.setup) for one, other in pairs if other]
-    columns = ((name, {_shown(a[name]) for a, _ in both}, {_shown(b[name]) for _, b in both}) for name in across)
+    upgraded = any(timed_otherwise(one, other) for one, other in pairs if other and other.run_ids)
+    names = dict.fromkeys([*across, *([MEASUREMENT_VERSION] if upgraded else [])])
+    columns = ((name, {_shown(a[name]) for a, _ in both}, {_shown(b[name]) for _, b in both}) for name in names)
     return "; ".join(
         f"{name}: {', '.join(sorted(ours))} -> {', '.join(sorted(theirs))}" for name, ours, theirs in columns
     )
@@ -168,7 +189,7 @@ def told(fields: dict[str, tuple[Any, Any]]) -> str:
 
 def _why(first: Sequence[Configuration], second: Sequence[Configuration], across: Sequence[str]) -> str:
     pairs = ((one, other) for one in first for other in second)
-    differ = [differing(one.setup, other.setup, across) for one, other in pairs]
+    differ = [differing(one.setup, other.setup, (*across, MEASUREMENT_VERSION)) for one, other in pairs]
     fields = min(differ, key=len)
     flags = " ".join(f"--across={field}" for field in (*across, *fields))
     return f"the nearest differ in {told(fields)}. To compare them all the same, give {flags}"
@@ -177,7 +198,7 @@ def _why(first: Sequence[Configuration], second: Sequence[Configuration], across
 def _by_key(side: Side, across: Sequence[str]) -> dict[tuple[Any, ...], Configuration]:
     found: dict[tuple[Any, ...], Configuration] = {}
     for one in side.configurations:
-        key = tuple(one.setup[field] for field in COMPARABLE_FIELDS if field not in across)
+        key = _key(one, across)
         if key in found:
             fields = told(differing(found[key].setup, one.setup))
             raise AnalysisError(
@@ -186,6 +207,10 @@ def _by_key(side: Side, across: Sequence[str]) -> dict[tuple[Any, ...], Configur
             )
         found[key] = one
     return found
+
+
+def _key(one: Configuration, across: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(one.setup[field] for field in COMPARABLE_FIELDS if field not in across)
 
 
 def _shown(value: Any) -> str:

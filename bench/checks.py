@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.probes import Answer
+from results.exit_codes import ExitCode
 
 Status = Literal["ok", "warn", "fail"]
 Verdict = tuple[Status, str, str]
@@ -196,6 +197,19 @@ def horovod(installed: str | None, problem: str | None, answer: Answer, num_gpus
         slow = f"{found} but not nccl: gradients of GPUs go through the host's memory"
         return "warn", slow, f"HOROVOD_GPU_OPERATIONS=NCCL {_BUILD_HOROVOD}"
     return "ok", found, ""
+
+
+def training(answer: Answer, strategy: str) -> Verdict:
+    """`answer` of a process that trained two steps with each strategy (`bench.short_runs`)."""
+    if answer.returncode != 0:
+        return "fail", f"cannot be tried: {answer.trouble}", f"see python -m bench.run --strategy={strategy} --debug"
+    run = answer.said[strategy]
+    see = f"see python -m bench.run {' '.join(run['flags'])} --debug"
+    if run["exit_code"] == ExitCode.OK:
+        return "ok", f"2 steps on {run['devices']} device{'s' if run['devices'] > 1 else ''}", ""
+    if run["exit_code"] in (ExitCode.USAGE, ExitCode.ENVIRONMENT):
+        return "fail", *told(run["error"], see)
+    return "fail", run["error"], see
 
 
 def slurm(commands: Mapping[str, str | None], ping: Answer) -> Verdict:

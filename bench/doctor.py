@@ -1,7 +1,8 @@
 """What works on this node and why not: `python -m bench.doctor`; for every node of a job `srun python -m bench.doctor`.
 
 `CHECKS` is the list of what is looked at, `bench.checks` judges it. Whatever can crash or hang a process (TensorFlow,
-MPI, Horovod) is loaded in a process of its own, within a bound.
+MPI, Horovod) is loaded in a process of its own, within a bound. Then one process per node trains two steps with every
+strategy (`bench.short_runs`), so that what the doctor calls fine is what `bench.run` can do.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from jobs.cluster import ClusterEnv, ClusterError
 from jobs.rendezvous import Rendezvous
 from results.command_line import Refused, complain, outliving_readers, parse
 from results.exit_codes import ExitCode
-from strategies import horovod
+from strategies import STRATEGIES, horovod
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,7 +48,7 @@ else:
     import tomli as tomllib
 
 _MEETING_S = 300.0
-"""Bound on the other processes, which may be at their probes yet."""
+"""Bound on the other processes, which may be at their probes yet [s]; what they train comes on top."""
 _CLOCK_ROUNDS, _NAMED, _NAME_WIDTH = 9, 4, 24
 _REFUSED = ("TrainScale", "TensorFlow", "Keras", "Python", "NumPy", "Horovod")
 """Runs refuse ranks that differ in these."""
@@ -60,6 +61,8 @@ class Options:
 
     results_dir: Path = OutputConfig().results_dir
     """Where runs would keep their tables [path]; nothing is left there."""
+    quick: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Do not train: leave out the two steps of every strategy, which take most of the time."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one machine-readable line last."""
 
@@ -75,9 +78,10 @@ class Report:
 
 
 class Node:
-    """This node as one process of `cluster` sees it. `own` is the process's folder below the results directory."""
+    """This node as one process of `cluster` sees it. `own` is the process's folder below the results directory. With
+    `train`, the first process on the node tries the strategies."""
 
-    def __init__(self, env: Mapping[str, str], cluster: ClusterEnv, own: Path) -> None:
+    def __init__(self, env: Mapping[str, str], cluster: ClusterEnv, own: Path, *, train: bool) -> None:
         self.env, self.cluster, self.own, self.gpus = env, cluster, own, Gpus(env)
         self.host, self.alone = socket.gethostname(), cluster.local_size == cluster.size
         self.gpu_names = [str(gpu["name"]) for gpu in self.gpus.descriptions]
@@ -98,6 +102,11 @@ class Node:
         self.framework: dict[str, Any] = loaded.said if loaded.returncode == 0 else {}
         self.misfit = self.misfit or (None if self.framework else "TensorFlow does not load: mend TensorFlow first")
         self.mpi_library = library.stdout.strip() if library.returncode == 0 else None
+        self.strategies = _strategies() if train and cluster.local_rank == 0 else []
+        if self.strategies:
+            if cluster.rank == 0 and sys.stderr.isatty():
+                print("Training two steps with each strategy; --quick leaves this out ...", file=sys.stderr)
+            self.answers["training"] = probes.ask_to_train(self.strategies, env)
 
     def _probes(self) -> dict[str, list[str]]:
         place = f"{self.cluster.local_rank}, {self.cluster.local_size}"
@@ -134,6 +143,8 @@ class Node:
         settings = {k: v for k, v in provenance.allowed_environment(self.env).items() if re.match("(OMP|TF|NCCL)_", k)}
         known = {name: str(value) for name, value in (facts | settings).items() if value and name != "TF_CONFIG"}
         done = [_judge(name, look, self) for name, look in CHECKS.items()]
+        trained = self.answers["training"]
+        done += [Check(f"strategy {name}", *checks.training(trained, name)) for name in self.strategies]
         return Report(self.host, known, done, self.own.name)
 
 
@@ -161,6 +172,12 @@ CHECKS: dict[str, Callable[[Node], Verdict]] = {
 """Name -> look at the node, and judge what is seen."""
 
 
+def _strategies() -> list[str]:
+    """The strategies to try: all whose framework is installed."""
+    without = () if probes.installed("horovod") else (horovod.Horovod.name,)
+    return [name for name in STRATEGIES if name not in without]
+
+
 def _judge(name: str, look: Callable[[Node], Verdict], node: Node) -> Check:
     try:
         return Check(name, *look(node))
@@ -178,12 +195,14 @@ def _project() -> dict[str, Any]:
 
 
 def differences(reports: Sequence[Report]) -> dict[str, dict[str, list[int]]]:
-    """What is not the same everywhere: name -> value -> ranks that have it."""
-    said = [report.facts | {f"check of {check.name}": check.status for check in report.checks} for report in reports]
-    found: dict[str, dict[str, list[int]]] = {name: {} for one in said for name in one}
+    """What is not the same everywhere: name -> value -> ranks that have it. A check counts where it was made."""
+    found: dict[str, dict[str, list[int]]] = {name: {} for report in reports for name in report.facts}
     for name, ranks in found.items():
-        for rank, one in enumerate(said):
-            ranks.setdefault(one.get(name, "none"), []).append(rank)
+        for rank, report in enumerate(reports):
+            ranks.setdefault(report.facts.get(name, "none"), []).append(rank)
+    for rank, report in enumerate(reports):
+        for check in report.checks:
+            found.setdefault(f"check of {check.name}", {}).setdefault(check.status, []).append(rank)
     return {name: ranks for name, ranks in found.items() if len(ranks) > 1}
 
 
@@ -246,13 +265,16 @@ def consult(meeting: Rendezvous, report: Report, results_dir: Path) -> tuple[lis
     return reports, together(reports, clocks_ns, seen)
 
 
-def examine(results_dir: Path, cluster: ClusterEnv, env: Mapping[str, str]) -> tuple[list[Report], list[Check]]:
+def examine(
+    results_dir: Path, cluster: ClusterEnv, env: Mapping[str, str], *, train: bool
+) -> tuple[list[Report], list[Check]]:
     """Looks at this node and hears of the others: (reports, what only all together can tell). Leaves nothing behind."""
+    bound_s = _MEETING_S + (probes.training_s(_strategies()) if train else 0)
     with probes.own_folder(results_dir) as (own, new):
-        report = Node(env, cluster, own).report()
+        report = Node(env, cluster, own, train=train).report()
         try:
             # Only now: a process that has started MPI should start no others.
-            meeting = Rendezvous(cluster if cluster.meeting_points else mpi.locate(cluster, env), _MEETING_S)
+            meeting = Rendezvous(cluster if cluster.meeting_points else mpi.locate(cluster, env), bound_s)
             reports, joint = consult(meeting, report, results_dir)
             shutil.rmtree(own, ignore_errors=True)
             meeting.exchange(b"")
@@ -270,7 +292,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = parse(Options, "python -m bench.doctor", argv)
         cluster = launchers.read(os.environ) or ClusterEnv.alone()
-        reports, joint = examine(options.results_dir.absolute(), cluster, os.environ)
+        reports, joint = examine(options.results_dir.absolute(), cluster, os.environ, train=not options.quick)
     except (Refused, ClusterError) as error:
         return complain("bench.doctor", error, error.exit_code)
     everything = [*joint, *(check for report in reports for check in report.checks)]

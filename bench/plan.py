@@ -22,7 +22,7 @@ from bench.workloads.weights import check as check_weights
 from bench.workloads.weights import digest
 from jobs.cluster import ClusterEnv
 from results.command_line import flag
-from results.schema import SCHEMA_VERSION
+from results.schema import MEASUREMENT_VERSION, SCHEMA_VERSION
 from strategies import load
 from strategies.base import Resources, Strategy
 
@@ -109,6 +109,7 @@ class Plan:
         default_label = f"{strategy.name} {config.workload.model} x{self.num_devices}{' forward' * self.forward}"
         return {
             "schema_version": SCHEMA_VERSION,
+            "measurement_version": MEASUREMENT_VERSION,
             "experiment": config.output.experiment,
             "label": config.output.label or default_label,
             "sweep_task": config.output.sweep_task,

@@ -14,8 +14,10 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import frameworks
@@ -42,12 +44,29 @@ def prepare() -> None:
         raise EnvironmentFault(f"{threads} threads after loading TensorFlow, so it cannot be forked")
 
 
-def run_in_fork(argv: Sequence[str], output: int | None = None) -> int:
-    """Runs `bench.run` with these arguments in a fork, its output to the file descriptor `output`; its exit code.
+@dataclass(frozen=True)
+class CompletedRun:
+    """The end of a run: its exit code, and its standard output and standard error together."""
+
+    exit_code: int
+    output: str
+
+    @property
+    def error(self) -> str:
+        """The line that names the error, without the command's name; the exit code where there is no such line."""
+        errors = [line.partition(": ")[2] for line in self.output.splitlines() if line.startswith("bench.run: ")]
+        return errors[-1] if errors else f"exit code {self.exit_code}"
+
+
+def run_in_fork(argv: Sequence[str]) -> CompletedRun:
+    """Runs `bench.run` with these arguments in a fork, to its end.
 
     Raises KeyboardInterrupt after a Ctrl-C, when the fork, which gets it too, has recorded how it ended."""
-    with interrupts_wait():
-        return _exit_code(start_in_fork(argv, output))
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        with interrupts_wait():
+            exit_code = _exit_code(start_in_fork(argv, output.fileno()))
+        output.seek(0)
+        return CompletedRun(exit_code, output.read())
 
 
 def _exit_code(pid: int) -> int:

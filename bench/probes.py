@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from bench import frameworks, provenance
+from bench import frameworks, provenance, short_runs
 from bench.errors import EnvironmentFault, naming_failed_imports
 from jobs import mpi
 from jobs.cluster import ClusterError
@@ -39,8 +40,8 @@ ALL_LINES = WRITERS * LINES
 _PACKAGES = ("pyarrow.parquet", "pandas", "duckdb", "scipy.stats", "matplotlib", "plotly", "h5py")
 """What runs and reports import where they need it; every command imports the rest."""
 
-_FROM_LAUNCHER = re.compile(r"(OMPI|ORTE|PMIX|PMI|PRTE|HYDRA|HYDI|MPI|SLURM)_(?!ALLOW_RUN_AS_ROOT|CONF$)")
-"""What mpirun and srun tell their processes: a command of ours that took it for its own would speak for that rank."""
+_FROM_LAUNCHER = re.compile(r"TF_CONFIG$|(OMPI|ORTE|PMIX|PMI|PRTE|HYDRA|HYDI|MPI|SLURM)_(?!ALLOW_RUN_AS_ROOT|CONF$)")
+"""What launchers tell their processes: a command of ours that took it for its own would speak for that rank."""
 _OVERSUBSCRIBE = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
 
 _RACE = """
@@ -115,6 +116,21 @@ def ask(commands: Mapping[str, Sequence[str]], env: Mapping[str, str], bound_s: 
                 process.kill()
         psutil.wait_procs(left, timeout=5)
     return answers
+
+
+def training_s(strategies: Sequence[str]) -> float:
+    """The bound on trying these strategies: loading TensorFlow, then a run of each and a little to end it [s]."""
+    return PROBE_S + len(strategies) * (short_runs.RUN_S + 20)
+
+
+def ask_to_train(strategies: Sequence[str], env: Mapping[str, str]) -> Answer:
+    """The answer of `bench.short_runs`, which trains two steps with each strategy. Leaves no files behind."""
+    command = [sys.executable, "-m", "bench.short_runs", str(os.getpid()), *strategies]
+    try:
+        with tempfile.TemporaryDirectory(prefix="doctor-", ignore_cleanup_errors=True) as scratch:
+            return ask({"training": command}, {**env, "TMPDIR": scratch}, training_s(strategies))["training"]
+    except OSError as error:
+        return Answer(1, "", f"there is no folder for temporary files ({error.strerror})")
 
 
 def listening_problem(address: str) -> str | None:

@@ -198,14 +198,10 @@ class _RunFailed(BenchError):
 def perform(words: Sequence[str], what: str) -> float:
     """Makes a run in a process of its own; its accuracy after the last epoch, not the best one: to choose by the test
     images would flatter. Raises what it failed with."""
-    with tempfile.TemporaryFile("w+") as output:
-        code = run_in_fork(words, output.fileno())
-        output.seek(0)
-        lines = output.read().splitlines()
-    if code:
-        complaints = [line.partition(": ")[2] for line in lines if line.startswith("bench.run: ")]
-        raise _RunFailed(code, f"{what}: {complaints[-1] if complaints else f'exit code {code}'}")
-    return float(json.loads(lines[-1])["final_accuracy"])
+    run = run_in_fork(words)
+    if run.exit_code:
+        raise _RunFailed(run.exit_code, f"{what}: {run.error}")
+    return float(json.loads(run.output.splitlines()[-1])["final_accuracy"])
 
 
 def transfer(options: Options, console: Console) -> int:

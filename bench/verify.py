@@ -179,22 +179,18 @@ def examine(case: Case, options: Options, reference: Finding | None) -> Finding:
 
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         scratch = Path(folder)
-        with (scratch / "output").open("w+") as output:
-            code = run_in_fork(case.flags(options, scratch), output.fileno())
-            output.seek(0)
-            complaints = [line for line in output.read().splitlines() if line.startswith("bench.run: ")]
-        said = complaints[-1].partition(": ")[2] if complaints else f"exit code {code}"
-        if code in (ExitCode.USAGE, ExitCode.ENVIRONMENT):
-            return Finding(verdict="not run", reason=said)
+        run = run_in_fork(case.flags(options, scratch))
+        if run.exit_code in (ExitCode.USAGE, ExitCode.ENVIRONMENT):
+            return Finding(verdict="not run", reason=run.error)
         ranks = [dict(rank) for rank in Evidence.load(scratch / "evidence")]
     if not ranks:
-        return Finding(verdict="failed", reason=said)
+        return Finding(verdict="failed", reason=run.error)
     workers = case.devices if not load(case.strategy).synchronous else None
     # In whatever precision the weights are, Keras keeps the learning rate in float32.
     rate = float(np.float32(OPTIMIZERS["sgd"].learning_rate))
     finding = compare(ranks, reference, LIMITS[case.precision], asynchronous_workers=workers, learning_rate=rate)
     # A run that fails after its training has seen itself what is wrong: replicas that end differently.
-    return finding if code == 0 else finding.failed(said, digests_ok="not averaged" not in said)
+    return finding if run.exit_code == 0 else finding.failed(run.error, digests_ok="not averaged" not in run.error)
 
 
 def verify(options: Options, console: Console) -> int:

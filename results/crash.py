@@ -14,7 +14,7 @@ from results import files, folders
 from results.compact import drop_copies
 from results.finding import Finding
 from results.record import RUN_SHARD, Ending, conclude, could_not_start
-from results.schema import RUN_TABLES, SCHEMA_VERSION, TABLES, TABLES_OF_RUNS
+from results.schema import MEASUREMENT_VERSION, RUN_TABLES, SCHEMA_VERSION, TABLES, TABLES_OF_RUNS
 from results.store import SHARDS, ShardContent, Store, StoreError
 from results.writers import lives
 
@@ -194,6 +194,7 @@ def _unsaid(run_id: str, shards: Sequence[ShardContent]) -> dict[str, Any]:
     reasons = dict.fromkeys(("strategy", "model", "dataset", "num_devices", "device_kind"), "the launcher left no word")
     return {
         "schema_version": SCHEMA_VERSION,
+        "measurement_version": MEASUREMENT_VERSION,
         "started_at": started_at.timestamp(),
         "num_processes": 1 + max((int(shard.rank.get("rank", 0)) for shard in shards), default=0),
         "synchronous": None,

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 7
 
+MEASUREMENT_VERSION = 1
+"""What is timed, and how. Raised by every change of the input path, of the schedule or of the clocks that can move a
+figure: figures of two versions are not samples of the same thing."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -30,6 +34,11 @@ class Column:
 
 RUNS = (
     Column("schema_version", "int64", "version of these tables that wrote the row"),
+    Column(
+        "measurement_version",
+        "int64",
+        "raised when a new TrainScale times something else than before; runs of schema 6 and earlier are of version 1",
+    ),
     Column("run_id", "string", "unique, sorts by start time"),
     Column("experiment", "string", "what the run belongs to, as given by --experiment"),
     Column("label", "string", "the user's name for the configuration, as given by --label"),
@@ -333,6 +342,7 @@ COMPARABLE_FIELDS = (
     "inter_op_threads",
     "gpu_memory_mib",
     "scaling",
+    "measurement_version",
 )
 """What must be equal for two runs to be samples of one thing: the work and the resources, not the software's age."""
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from results.schema import SCHEMA_VERSION, comparability_key
+from results.schema import MEASUREMENT_VERSION, SCHEMA_VERSION, comparability_key
 from results.store import Store
 
 START = datetime(2026, 5, 1, 12, tzinfo=timezone.utc)
@@ -40,6 +40,7 @@ def add_run(
     number = len(list((root / "runs").rglob("*.parquet")))
     run: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
+        "measurement_version": MEASUREMENT_VERSION,
         "run_id": f"R{number:05d}",
         "experiment": "e",
         "label": "l",

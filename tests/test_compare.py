@@ -63,7 +63,7 @@ def test_only_what_is_the_same_is_compared(store: Path, capsys: pytest.CaptureFi
     ) in said(capsys, ["old", "new"], code=2)
     out = said(capsys, ["old", "new", "--across=device_name"])
     assert " 2.000 (" in out
-    assert "compared across device_name: device_name: A GPU -> B GPU" in out
+    assert "compared across device_name: A GPU -> B GPU" in out
     assert "only in new: mwms x1 on 2 nodes: mnist_cnn on synthetic" in out
 
 

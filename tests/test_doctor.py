@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,26 @@ GIB, MIB = 1 << 30, 1 << 20
 MISSING = Answer(1, "", "I0000 chatter\nmpi4py cannot be loaded (No module named 'mpi4py'): pip install -e '.[mpi]'\n")
 OPEN_MPI, MPICH = "mpirun (Open MPI) 4.1.8\n\nReport bugs to ...\n", "HYDRA build details:\n    Version: 4.2.1\n"
 GLOO = Answer(0, 'chatter\n{"gloo": true, "mpi": false, "nccl": false}\n')
+RUNS = Answer(
+    0,
+    json.dumps(
+        {
+            "mwms": {"flags": ["--strategy=mwms"], "devices": 2, "exit_code": 0, "error": "exit code 0"},
+            "ps": {
+                "flags": ["--strategy=ps", "--num-workers=2"],
+                "devices": 2,
+                "exit_code": 4,
+                "error": "rank 0 in build: ValueError: x",
+            },
+            "horovod": {
+                "flags": ["--strategy=horovod"],
+                "devices": 2,
+                "exit_code": 3,
+                "error": "built for another TensorFlow: build it again",
+            },
+        }
+    ),
+)
 UP, DOWN = Answer(0, "Slurmctld(primary) at a is UP\n"), Answer(0, "Slurmctld(primary) at a is DOWN\n")
 SLURM = {"scontrol": "/usr/bin/scontrol", "srun": "/usr/bin/srun"}
 H200 = ["NVIDIA H200", "NVIDIA H200"]
@@ -114,6 +135,10 @@ CASES: list[tuple[str, Verdict, str, str]] = [
     ("Horovod", checks.horovod("0.28.1", None, Answer(1, "", "undefined symbol"), 0), "fail", "undefined symbol"),
     ("Horovod", checks.horovod("0.28.1", None, Answer(0, '{"gloo": false}'), 0), "fail", "no way to exchange"),
     ("Horovod", checks.horovod("0.28.1", None, GLOO, 2), "warn", "0.28.1 with gloo but not nccl"),
+    ("strategy", checks.training(RUNS, "mwms"), "ok", "2 steps on 2 devices"),
+    ("strategy", checks.training(RUNS, "ps"), "fail", "rank 0 in build: ValueError: x"),
+    ("strategy", checks.training(RUNS, "horovod"), "fail", "built for another TensorFlow"),
+    ("strategy", checks.training(Answer(-4), "mwms"), "fail", "SIGILL ended it"),
     ("Slurm", checks.slurm({"scontrol": None, "srun": None}, Answer(None)), "ok", "not here"),
     ("Slurm", checks.slurm(SLURM, UP), "ok", "Slurmctld(primary) at a is UP"),
     ("Slurm", checks.slurm(SLURM, DOWN), "warn", "at a is DOWN"),
@@ -166,7 +191,8 @@ def test_verdicts(name: str, verdict: Verdict, status: str, found: str) -> None:
 
 def test_there_is_no_check_that_cannot_fail() -> None:
     joint = {check.name for check in together([report()], [[0]], [[0]])}
-    assert {name for name, _, status, _ in CASES if status != "ok"} | {"processes meet"} == {*CHECKS} | joint
+    shown = {name for name, _, status, _ in CASES if status != "ok"}
+    assert shown | {"processes meet"} == {*CHECKS, "strategy"} | joint
 
 
 @pytest.mark.parametrize(
@@ -180,6 +206,9 @@ def test_there_is_no_check_that_cannot_fail() -> None:
         (mpirun(OPEN_MPI, pair=root_is_refused()), "OMPI_ALLOW_RUN_AS_ROOT=1"),
         (checks.tensorflow(Answer(1, "", "Keras 3.4: pip install 'keras>=3.8'")), "pip install 'keras>=3.8'"),
         (checks.thread_settings({"OMP_NUM_THREADS": "1"}), "unset OMP_NUM_THREADS"),
+        (checks.training(RUNS, "horovod"), "build it again"),
+        (checks.training(RUNS, "ps"), "see python -m bench.run --strategy=ps --num-workers=2 --debug"),
+        (checks.training(Answer(-4), "mwms"), "see python -m bench.run --strategy=mwms --debug"),
     ],
 )  # fmt: skip
 def test_remedies(verdict: Verdict, remedy: str) -> None:
@@ -249,6 +278,12 @@ def test_only_what_differs_is_listed_with_who_has_it() -> None:
     assert differences([report(), report()]) == {}
 
 
+def test_a_check_that_a_process_does_not_make_is_no_difference() -> None:
+    trains = report()
+    trains.checks.append(Check("strategy mwms", "fail", "x", "y"))
+    assert differences([trains, report()]) == {}
+
+
 def test_a_line_for_what_is_fine_everywhere_and_for_each_thing_that_is_not() -> None:
     clocks = Check("clocks", "ok", "one host", "")
     fine = [line.split() for line in lines([report(), report("b")], [clocks])]
@@ -294,7 +329,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, own: Path, env: dict[str, str], *
     emulated_nvml.install(monkeypatch, [emulated_nvml.H200, emulated_nvml.H200])
     monkeypatch.setattr(probes, "ask", lambda *_: answers)
     monkeypatch.setattr(horovod, "require_build_for_tensorflow", lambda: None)
-    return doctor.Node(env, ClusterEnv.alone(), own).report()
+    return doctor.Node(env, ClusterEnv.alone(), own, train=False).report()
 
 
 @pytest.mark.commands

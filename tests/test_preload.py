@@ -15,7 +15,7 @@ pytestmark = pytest.mark.commands
 
 def test_a_fork_s_exit_code_is_that_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preload, "run_main", len)
-    assert preload.run_in_fork(["a", "b", "c"]) == 3
+    assert preload.run_in_fork(["a", "b", "c"]).exit_code == 3
 
 
 def test_an_interrupt_waits_until_the_fork_has_recorded_its_run(

@@ -28,13 +28,11 @@ KINDS = {"whole": (), "frozen": ("--freeze=base",)}
 
 def step_time_s(flags: Sequence[str]) -> float:
     """The median step time of a run."""
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
-        code = run_in_fork([*WORKLOAD, *flags, f"--results-dir={folder}"], output.fileno())
-        output.seek(0)
-        said = output.read()
-    if code:
-        raise SystemExit(said)
-    return float(json.loads(said.splitlines()[-1])["step_time_p50_s"])
+    with tempfile.TemporaryDirectory() as folder:
+        run = run_in_fork([*WORKLOAD, *flags, f"--results-dir={folder}"])
+    if run.exit_code:
+        raise SystemExit(run.output)
+    return float(json.loads(run.output.splitlines()[-1])["step_time_p50_s"])
 
 
 def main() -> int:

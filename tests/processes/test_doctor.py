@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from bench import probes
 from bench.doctor import CHECKS
 from jobs.launch import free_ports
-from tests.benchmark import BOUND_S, ROOT, clean_environment, last_json
+from strategies import STRATEGIES
+from tests.benchmark import BOUND_S, ROOT, SEVERAL_S, clean_environment, last_json
 
 pytestmark = pytest.mark.processes
 
@@ -46,15 +48,21 @@ def status(stdout: str, name: str) -> str:
     return line[:4].strip()
 
 
+@pytest.mark.timeout(SEVERAL_S)
 def test_this_machine_can_run_and_nothing_is_left_behind(tmp_path: Path) -> None:
-    process = start(tmp_path / "new" / "results", "--json")
-    stdout, stderr = process.communicate(timeout=BOUND_S)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = start(tmp_path / "new" / "results", "--json", TMPDIR=str(temporary))
+    stdout, stderr = process.communicate(timeout=SEVERAL_S)
     assert (process.returncode, stderr) == (0, ""), stdout
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*")) == [temporary]
     for name in ("TensorFlow", "Python", "packages", "GPUs", "NCCL", "loopback", "results directory", "clocks"):
         assert status(stdout, name) == "ok", stdout
     said = last_json(stdout)
-    assert [check["name"] for check in said["nodes"][0]["checks"]] == list(CHECKS)
+    tried = [name for name in STRATEGIES if name != "horovod" or probes.installed("horovod")]
+    names = [check["name"] for check in said["nodes"][0]["checks"]]
+    assert names == [*CHECKS, *(f"strategy {name}" for name in tried)]
+    assert {status(stdout, f"strategy {name}") for name in tried} == {"ok"}
     assert {"TensorFlow", "Keras", "Python", "cores"} <= set(said["nodes"][0]["facts"])
     assert (len(said["nodes"]), said["differences"], said["exit_code"]) == (1, {}, 0)
     assert not any(check["status"] == "fail" for check in said["nodes"][0]["checks"] + said["together"])
@@ -62,8 +70,8 @@ def test_this_machine_can_run_and_nothing_is_left_behind(tmp_path: Path) -> None
 
 def test_two_tasks_tell_what_differs_between_them(tmp_path: Path) -> None:
     ports = free_ports(2)
-    other = start(tmp_path / "r" / "b", "--json", TF_CONFIG=tf_config(ports, 1), OMP_NUM_THREADS="1")
-    first = start(tmp_path / "r" / "a", "--json", TF_CONFIG=tf_config(ports, 0))
+    other = start(tmp_path / "r" / "b", "--json", "--quick", TF_CONFIG=tf_config(ports, 1), OMP_NUM_THREADS="1")
+    first = start(tmp_path / "r" / "a", "--json", "--quick", TF_CONFIG=tf_config(ports, 0))
     stdout, stderr = first.communicate(timeout=BOUND_S)
     assert other.communicate(timeout=BOUND_S) == ("", "")
     assert (first.returncode, other.returncode, stderr) == (3, 3, ""), stdout
@@ -81,7 +89,7 @@ def test_two_tasks_tell_what_differs_between_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_task_that_never_comes_is_told_by_the_one_that_did(tmp_path: Path, rank: int) -> None:
     ports = free_ports(2)
-    process = start(tmp_path / "r", program=HASTY, TF_CONFIG=tf_config(ports, rank))
+    process = start(tmp_path / "r", "--quick", program=HASTY, TF_CONFIG=tf_config(ports, rank))
     stdout, stderr = process.communicate(timeout=BOUND_S)
     assert process.returncode == 3
     said = ("rank 1 (127.0.0.1:{1}) never arrived", "rank 0 (127.0.0.1:{0}) did not answer rank 1")[rank]
@@ -91,11 +99,15 @@ def test_a_task_that_never_comes_is_told_by_the_one_that_did(tmp_path: Path, ran
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_half_way_it_leaves_nothing_behind(tmp_path: Path, signum: signal.Signals) -> None:
-    process = start(tmp_path / "r")
+@pytest.mark.parametrize(
+    ("signum", "when"),
+    [(signal.SIGTERM, "r/.doctor-*"), (signal.SIGINT, "r/.doctor-*"), (signal.SIGTERM, "doctor-*/data/.shards/*/*")],
+    ids=["SIGTERM", "SIGINT", "SIGTERM in a run"],
+)
+def test_stopped_half_way_it_leaves_nothing_behind(tmp_path: Path, signum: signal.Signals, when: str) -> None:
+    process = start(tmp_path / "r", TMPDIR=str(tmp_path))
     deadline = time.monotonic() + BOUND_S
-    while not list(tmp_path.glob("r/.doctor-*")):
+    while not list(tmp_path.glob(when)):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
