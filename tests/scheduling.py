@@ -10,10 +10,9 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-ONE_BY_ONE = (
-    "tests/slurm/",
-    *(f"tests/processes/test_{name}.py" for name in ("faults", "endings", "extras", "exchange", "sweeps", "verify")),
-)
+_PROCESSES = ("faults", "endings", "extras", "exchange", "sweeps", "verify", "doctor_agrees")
+
+ONE_BY_ONE = ("tests/slurm/", *(f"tests/processes/test_{name}.py" for name in _PROCESSES))
 """Files and folders whose tests share nothing."""
 
 
