@@ -54,7 +54,10 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus, env: 
     me, here = members[0], members[0].here
     mine = range(len(here)) if cluster is None else (cluster.local_rank,)
     trains = [load(config.workload.strategy).trains(task) for task in here]
-    shares = [tuple(host.gpus)] * len(here) if host.own_gpus else gpus_of_each(config.machine, host.gpus, trains)
+    # Fewer GPUs than workers: each sees one of its own, unless another turns out to see the same (`bench.agreement`).
+    few = cluster is not None and 0 < len(host.gpus) < sum(trains) and not config.machine.gpu_memory_mib
+    own_gpus = host.own_gpus or few
+    shares = [tuple(host.gpus)] * len(here) if own_gpus else gpus_of_each(config.machine, host.gpus, trains)
     if gpus.misnamed and config.machine.device == "auto":
         # To measure the CPU instead would be a surprise that nobody notices.
         raise EnvironmentFault(
@@ -67,12 +70,14 @@ def plan_launch(config: RunConfig, cluster: ClusterEnv | None, gpus: Gpus, env: 
     replicas = [strategy.replicas(task) for task in ((me.task,) if host.own_cores else here)]
     blocks = cores_of_each(config.machine, host.cores, replicas)
     if host.own_cores:
-        blocks *= len(here)
+        # All of them, of which the ranks decide when they have met, where others may see the same.
+        whole = tuple(sorted(cpu for core in host.cores for cpu in core))
+        blocks = [whole] * len(here) if len(here) > 1 else blocks
     used = {cpu for block in blocks for cpu in block}
     usable = min(sum(not used.isdisjoint(core) for core in host.cores), cgroup_cores() or len(host.cores))
     training = next((index for index, count in enumerate(replicas) if count), 0)
-    sampled = [shares[index] if host.own_gpus else () for index in range(len(here))]
-    if not host.own_gpus:
+    sampled = [shares[index] if own_gpus else () for index in range(len(here))]
+    if not own_gpus:
         first = next((index for index, each in enumerate(trains) if each), 0)
         sampled[first] = tuple(dict.fromkeys(uuid for share in shares for uuid in share))
     plan = resolve(

@@ -1,13 +1,15 @@
-"""Which cores and GPUs each process of this host gets."""
+"""Which cores and GPUs each process of this host gets: as far as one process can tell, and then as all of them see."""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.config import MachineConfig
-from bench.errors import UsageError
+from bench.errors import EnvironmentFault, UsageError
 from bench.telemetry import Gpus
 from jobs.cluster import ClusterEnv
 from jobs.cores import Core, physical_cores, share_cores
@@ -22,7 +24,8 @@ class Host:
     gpus: Sequence[str]
     """UUIDs."""
     own_cores: bool
-    """The cores are this process's alone."""
+    """The cores are this process's, as far as it can tell: where somebody has bound all of a job alike, no process can
+    tell before all have met (`settle_cores`)."""
     own_gpus: bool
     """The GPUs are this process's alone."""
 
@@ -50,17 +53,82 @@ def cores_of_each(machine: MachineConfig, cores: Sequence[Core], replicas: Seque
 
     Raises UsageError for more --cores-per-device than there are.
     """
-    workers = sum(count > 0 for count in replicas)
-    each = machine.cores_per_device and machine.cores_per_device * max(replicas)
-    if each and each * workers > len(cores):
-        raise UsageError(
-            f"--cores-per-device {machine.cores_per_device} needs {each * workers} cores for {sum(replicas)} "
-            f"devices on this machine, but this job may use {len(cores)}: lower it, or leave it out to share the cores"
-        )
-    blocks = share_cores(cores, max(1, workers), each or None)
+    training = [count for count in replicas if count]
+    blocks = share_cores(cores, max(1, len(training)), _cores_of_one(machine, len(cores), training))
     everything = tuple(sorted(set().union(*blocks)))
     turns = iter(blocks)
     return [next(turns) if count else everything for count in replicas]
+
+
+def seen_cores(replicas: int) -> dict[str, Any]:
+    """What a process tells the others of its cores: its CPUs as bits of a hexadecimal number, how many cores these
+    belong to, and how many replicas compute there."""
+    cpus = os.sched_getaffinity(0)
+    return {
+        "cpus": f"{sum(1 << cpu for cpu in cpus):x}",
+        "num_cores": len(physical_cores(sorted(cpus))),
+        "replicas": replicas,
+    }
+
+
+@dataclass(frozen=True)
+class Share:
+    """The cores of a process that shares what it sees with others of its host."""
+
+    cpus: tuple[int, ...]
+    num_cores: int
+    """Cores of all processes that share."""
+    replicas: int
+    """Replicas of all of them."""
+
+
+def settle_cores(machine: MachineConfig, ranks: Sequence[Mapping[str, Any]], rank: int) -> Share | None:
+    """What a rank gets of the cores that it sees, now that all ranks have said what they see (`seen_cores`) and their
+    `hostname`: those of a host that see the same cores share them, those that see none in common keep theirs. None for
+    a rank that keeps what it has.
+
+    Raises, the same on every rank, EnvironmentFault for ranks that see the same cores only in part, and UsageError for
+    more --cores-per-device than there are. Ranks without replicas wait most of the time, and count nowhere.
+    """
+    groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for number, facts in enumerate(ranks):
+        if facts["replicas"]:
+            groups[facts["hostname"], int(facts["cpus"], 16)].append(number)
+    _refuse_overlap(groups)
+    share = None
+    for (_, bits), group in groups.items():
+        num_cores, replicas = ranks[group[0]]["num_cores"], [ranks[number]["replicas"] for number in group]
+        each = _cores_of_one(machine, num_cores, replicas)
+        if rank in group and (len(group) > 1 or each):
+            cores = physical_cores([cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1])
+            blocks = share_cores(cores, len(group), each)
+            used = min(num_cores, len(group) * (each or max(1, num_cores // len(group))))
+            share = Share(blocks[group.index(rank)], used, sum(replicas))
+    return share
+
+
+def _refuse_overlap(groups: Mapping[tuple[str, int], Sequence[int]]) -> None:
+    """`groups`: (host, CPUs as bits) -> ranks."""
+    known: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for (host, bits), (rank, *_) in groups.items():
+        for other_bits, other in known[host]:
+            if other_bits & bits:
+                raise EnvironmentFault(
+                    f"ranks {other} and {rank} ({host}) are bound to cores that they share in part: bind all tasks of "
+                    "a node to the same cores, or each to its own"
+                )
+        known[host].append((bits, rank))
+
+
+def _cores_of_one(machine: MachineConfig, num_cores: int, replicas: Sequence[int]) -> int | None:
+    """Cores of each process that trains, where --cores-per-device says it. Raises UsageError where there are fewer."""
+    each = machine.cores_per_device and machine.cores_per_device * max(replicas, default=0)
+    if each and each * len(replicas) > num_cores:
+        raise UsageError(
+            f"--cores-per-device {machine.cores_per_device} needs {each * len(replicas)} cores for {sum(replicas)} "
+            f"devices on this machine, but this job may use {num_cores}: lower it, or leave it out to share the cores"
+        )
+    return each or None
 
 
 def gpus_of_each(machine: MachineConfig, uuids: Sequence[str], trains: Sequence[bool]) -> list[tuple[str, ...]]:

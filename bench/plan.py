@@ -274,6 +274,21 @@ def _check_writable(name: str, path: Path) -> None:
         raise UsageError(f"{name} {str(path)!r} cannot be written: choose another place")
 
 
+def _choose_threads(config: RunConfig, strategy: Strategy, num_cpus: int) -> None:
+    machine = config.machine
+    strategy.resources = replace(
+        strategy.resources,
+        intra_op_threads=machine.intra_op_threads or num_cpus,
+        inter_op_threads=machine.inter_op_threads or max(num_cpus, strategy.least_inter_op_threads),
+    )
+
+
+def on_other_cores(plan: Plan, *, cores_per_device: float, num_cpus: int) -> Plan:
+    """The same plan where its process turns out to have other cores; chooses the threads of its strategy anew."""
+    _choose_threads(plan.config, plan.strategy, num_cpus)
+    return replace(plan, cores_per_device=cores_per_device)
+
+
 def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, num_cpus: int) -> Plan:
     """Batch sizes and, where they were left open, a thread for each of the process's `num_cpus` hardware threads, or
     as many as the strategy needs at least.
@@ -291,12 +306,7 @@ def resolve(config: RunConfig, strategy: Strategy, *, cores_per_device: float, n
     job = config.workload
     if (num_samples := SETS[job.dataset].num_samples(job.data_dir)) is not None:
         check_batch(job.dataset, job.data_dir, num_samples, batch * num_devices)
-    resources = strategy.resources
-    strategy.resources = replace(
-        resources,
-        intra_op_threads=resources.intra_op_threads or num_cpus,
-        inter_op_threads=resources.inter_op_threads or max(num_cpus, strategy.least_inter_op_threads),
-    )
+    _choose_threads(config, strategy, num_cpus)
     return Plan(
         config=config,
         strategy=strategy,

@@ -9,7 +9,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from bench.evaluating import Evaluations
 from bench.evidence import Evidence, digest
 from bench.extras import EXTRAS, Extras
 from bench.measure import Schedule, measure
-from bench.plan import Plan
+from bench.placement import seen_cores, settle_cores
+from bench.plan import Plan, on_other_cores
 from bench.ranklog import RankLog
 from bench.telemetry import Gpus, OtherLoad, ProcessSampler, Sampler
 from bench.workloads import workload
@@ -268,6 +269,7 @@ class Rank:
             "weights": self._plan.weights,
             "data": self._plan.data,
             "gpus": self._own_gpus(),
+            **seen_cores(self._plan.strategy.local_replicas),
             "process": [os.getpid(), psutil.Process().create_time()],
             "versions": {"TrainScale": __version__, **provenance.framework_versions()},
         }
@@ -276,11 +278,33 @@ class Rank:
         clocks = [int(text) for text in meeting.exchange(str(self._clock.now_ns()).encode())]
         self._log.open(self._store, ranks[0]["run_id"], self._rank)
         compare(ranks)
+        self._settle_cores(ranks)
         self._processes = dict(rank["process"] for rank in ranks if rank["hostname"] == me["hostname"])
         same_host = me["hostname"] == ranks[0]["hostname"]
         self._log.note(clock_offset_ns=0 if same_host else clocks[self._rank] - clocks[0])
         if self._rank == 0:
             self._log.shard.update_run(num_nodes=len({rank["hostname"] for rank in ranks}))
+
+    def _settle_cores(self, ranks: Sequence[Mapping[str, Any]]) -> None:
+        """Leave the cores that others compute on, if they see the same as this rank."""
+        plan, log = self._plan, self._log
+        share = settle_cores(plan.config.machine, ranks, self._rank)
+        if share is None or set(share.cpus) == os.sched_getaffinity(0):
+            return
+        for thread in Path("/proc/self/task").iterdir():
+            os.sched_setaffinity(int(thread.name), share.cpus)
+        usable = min(share.num_cores, provenance.cgroup_cores() or share.num_cores)
+        self._plan = on_other_cores(plan, cores_per_device=usable / share.replicas, num_cpus=len(share.cpus))
+        fields = self._plan.run_fields()
+        log.note(cores=share.cpus, **{name: fields[name] for name in ("intra_op_threads", "inter_op_threads")})
+        if self._rank == self._first_to_compute():
+            names = ("cores_per_device", "intra_op_threads", "inter_op_threads", "config")
+            log.shard.update_run(**{name: fields[name] for name in names})
+
+    def _first_to_compute(self) -> int:
+        """The rank that speaks for all that compute."""
+        strategy = self._plan.strategy
+        return next(rank for rank, task in enumerate(strategy.cluster.tasks) if strategy.replicas(task))
 
     def _own_gpus(self) -> list[str]:
         """UUIDs of GPUs that no other rank may use."""
@@ -329,12 +353,12 @@ class Rank:
             output.print_input(data.num_samples, fields["sharding"], readers)
 
     def _describe_peak(self, meeting: Rendezvous) -> None:
-        """The first rank that computes speaks for all. While it times a product the others wait: on the same host they
-        would take cores or a GPU from it."""
-        strategy, timed = self._plan.strategy, self._plan.config.measure.measure_peak
+        """While the first rank that computes times a product the others wait: on the same host they would take cores
+        or a GPU from it."""
+        timed = self._plan.config.measure.measure_peak
         if timed:
             meeting.exchange(b"")
-        if self._rank == next(rank for rank, task in enumerate(strategy.cluster.tasks) if strategy.replicas(task)):
+        if self._rank == self._first_to_compute():
             names = [gpu["name"] for gpu in self._gpus.descriptions]
             self._extend("peak FLOP/s", lambda: run_columns.of_peak(self._plan, names))
         if timed:
