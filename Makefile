@@ -4,7 +4,7 @@ PY := .venv/bin/python
 SPREAD := -p tests.scheduling
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup interpreter announcement demo check test fuzz faults packages perf soak audit lock clean
+.PHONY: setup interpreter announcement demo check test fuzz faults packages perf soak audit matrix lock clean
 
 setup: .venv/.ready
 
@@ -90,6 +90,11 @@ audit:
 	.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	.venv/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements-dev.lock
 
+# The oldest and the newest packages that pyproject.toml allows, on the oldest and the newest Python that is here, in
+# environments of their own under .matrix; needs the internet, 8 GB, and half an hour.
+matrix: .venv/.tests
+	$(PY) -m tests.versions
+
 # After a change of the dependencies; needs uv.
 COMPILE := uv pip compile --universal --python-version 3.10 --generate-hashes --extra mpi --extra horovod --no-header --no-annotate
 lock:
@@ -97,4 +102,4 @@ lock:
 	$(COMPILE) --extra dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean:
-	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .matrix *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
