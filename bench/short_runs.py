@@ -36,9 +36,9 @@ STEPS = ("--batch-size=8", "--num-warmup-batches=1", "--num-batches-per-iter=1",
 """Two steps of a small batch: the first is the warm-up, the second is timed."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main() -> int:
     """Makes the runs and returns 0, however they end."""
-    parent, *strategies = argv
+    parent, *strategies = sys.argv[1:]
     die_with_launcher(int(parent))
     env = dict(os.environ)
     keep_numpy_single_threaded()
@@ -94,4 +94,4 @@ def _run_command(argv: Sequence[str], env: Mapping[str, str]) -> CompletedRun:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
