@@ -63,7 +63,7 @@ def recorded_ring_as_nccl(run: Mapping[str, Any]) -> bool:
     """Whether a run was reduced by TensorFlow's ring and recorded NCCL, so that its `actual_all_reduce` is read as
     null; `run` has the columns of a row of `runs`."""
     alike = all(run.get(name) == value for name, value in _RING_AS_NCCL.items())
-    return alike and run["measurement_version"] < _RING_AS_NCCL_UNTIL
+    return alike and (run.get("num_devices") or 0) > 1 and run["measurement_version"] < _RING_AS_NCCL_UNTIL
 
 
 def expressions() -> str:

@@ -11,6 +11,8 @@ import pytest
 from bench.config import MachineConfig
 from bench.errors import EnvironmentFault, UsageError
 from bench.placement import seen_cores, settle_cores
+from tests.emulated_nvml import install
+from tests.test_plan import FOUR_GPUS, joined
 
 MACHINE = MachineConfig()
 
@@ -70,3 +72,17 @@ def test_cores_that_are_shared_in_part_are_refused_on_every_rank() -> None:
     for rank in range(3):
         with pytest.raises(EnvironmentFault, match=r"ranks 1 and 2 \(a\) are bound to cores that they share in part"):
             settle_cores(MACHINE, ranks, rank)
+
+
+def test_of_cores_that_somebody_bound_nobody_takes_a_part_before_all_have_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks of one host see the same four of its eight CPUs: they share these, or do not know each other's."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
+    monkeypatch.setattr("jobs.cores._siblings", lambda cpu, _sysfs: str(cpu))
+    for index in (0, 1):
+        assert joined(index, ["a", "a"], "--cores-per-device=1").cores == ((0, 1, 2, 3),)
+
+
+def test_a_gpu_of_each_task_is_its_own_where_there_are_fewer_than_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FOUR_GPUS[:1])
+    assert [joined(index, ["a", "a"]).gpus for index in (0, 1)] == [(("GPU-0",),)] * 2

@@ -382,20 +382,6 @@ def test_what_a_scheduler_bound_is_not_shared_out_again(monkeypatch: pytest.Monk
         assert task.plan.cores_per_device == 1.0
 
 
-def test_of_cores_that_somebody_bound_nobody_takes_a_part_before_all_have_met(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tasks of one host see the same four of its eight CPUs: they share these, or do not know each other's."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
-    monkeypatch.setattr("jobs.cores._siblings", lambda cpu, _sysfs: str(cpu))
-    for index in (0, 1):
-        assert joined(index, ["a", "a"], "--cores-per-device=1").cores == ((0, 1, 2, 3),)
-
-
-def test_a_gpu_of_each_task_is_its_own_where_there_are_fewer_than_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, FOUR_GPUS[:1])
-    assert [joined(index, ["a", "a"]).gpus for index in (0, 1)] == [(("GPU-0",),)] * 2
-
-
 def test_workers_that_share_cores_say_so() -> None:
     row = fields("--strategy=mwms", f"--num-workers={2 * CORES}")
     assert row["cores_per_device"] == 0.5

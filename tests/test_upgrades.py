@@ -21,7 +21,14 @@ from tests.benchmark import ROOT
 from tests.synthetic_store import START, add_run
 
 TIMES_S = (0.1, 0.1004, 0.0996, 0.1002, 0.0998)
-ON_GPUS = {"strategy": "mwms", "device_kind": "gpu", "requested_all_reduce": "auto", "actual_all_reduce": "nccl"}
+ON_GPUS = {
+    "strategy": "mwms",
+    "device_kind": "gpu",
+    "requested_all_reduce": "auto",
+    "actual_all_reduce": "nccl",
+    "num_devices": 2,
+    "num_processes": 2,
+}
 
 
 @pytest.fixture
@@ -128,3 +135,9 @@ def test_a_ring_that_was_recorded_as_nccl_is_read_as_unknown(
         assert {value or None for value in frame["actual_all_reduce"]} == {all_reduce}
         said = [line for line in warnings(standings(configurations(frame)), None) if "recorded NCCL" in line]
         assert bool(said) is (all_reduce is None)
+
+
+def test_one_device_reduces_nothing(store: Path) -> None:
+    measure(store, "e", 1, **{**ON_GPUS, "num_devices": 1, "num_processes": 1, "actual_all_reduce": None})
+    said = warnings(standings(configurations(Results(Selection()).runs)), None)
+    assert [line for line in said if "recorded NCCL" in line] == []
